@@ -1,0 +1,134 @@
+"""``shardwright describe``: one thing in full."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from reconciler.cli.get import Kind, kind_and_name
+from reconciler.cli.lazy import command
+from reconciler.cli.session import Session, output_option
+from reconciler.cli.terminal import style_for, write
+
+if TYPE_CHECKING:
+    from reconciler.cli.objects import Object
+    from reconciler.engine.loop import World
+
+
+@command("describe")
+@click.argument("kind", type=Kind(), metavar="KIND")
+@click.argument("name", required=False)
+@output_option("text", "json", "yaml")
+@click.pass_obj
+def describe(session: Session, kind: str, name: str | None, output: str) -> None:
+    """Show one thing in full.
+
+    KIND is database, shard, instance, operation or move; NAME as "get" shows it.
+    """
+    from reconciler.cli.looking import ALIASES, look_around, named
+    from reconciler.wiring import open_world
+
+    kind, name = kind_and_name(kind, name)
+    if not name:
+        raise click.UsageError(f"name the {kind}: shardwright describe {kind} NAME")
+    plural = ALIASES[kind]
+    world = open_world(session.settings())
+    found = named(look_around(world, plural).objects[plural], name, kind)
+    history = _operations(world, found) if plural == "databases" and output == "text" else []
+    if output == "json":
+        import json
+
+        write(json.dumps(found[0] if len(found) == 1 else found, indent=2, ensure_ascii=False))
+    elif output == "yaml":
+        import yaml
+
+        write(str(yaml.safe_dump_all(found, sort_keys=False, allow_unicode=True)))
+    else:
+        write("\n\n".join(_told(item, plural, history) for item in found))
+
+
+def _operations(world: World, databases: list[Object]) -> list[Object]:
+    """Return the last applies of the databases; none when etcd is silent, which shows elsewhere."""
+    from reconciler.cli.looking import look_around, names_of
+    from reconciler.model.errors import ReconcilerError
+
+    try:
+        operations = look_around(world, "operations").objects["operations"]
+    except ReconcilerError:
+        return []
+    wanted = {name for database in databases for name in names_of(database)}
+    return [item for item in operations if wanted & set(item["databases"])][:5]
+
+
+INSIDE = {"shards": "shards", "instances": "instances"}
+"""Lists of objects within an object, shown as tables of their kind."""
+
+
+def _told(item: Object, kind: str, history: list[Object]) -> str:
+    from reconciler.cli.columns import columns_for
+
+    paint = style_for(sys.stdout)
+    facts = [(head, cell(item)) for head, cell in columns_for(kind, wide=True, with_namespace=True)]
+    width = max(len(head) for head, _ in facts)
+    lines = [f"{paint('dim', head.capitalize().ljust(width))}  {value}" for head, value in facts]
+    for name, inner in INSIDE.items():
+        if isinstance(item.get(name), list) and item[name]:
+            lines += ["", _titled(name, inner, item[name])]
+    if item.get("shards"):
+        members = [member for shard in item["shards"] for member in shard["instances"]]
+        lines += ["", _titled("instances", "instances", members)]
+    lines += _details(item)
+    if history:
+        lines += ["", _titled("last operations", "operations", history)]
+    return "\n".join(lines)
+
+
+def _titled(title: str, kind: str, items: list[Object]) -> str:
+    from reconciler.cli.columns import columns_for
+    from reconciler.cli.table import table
+
+    paint = style_for(sys.stdout)
+    columns = columns_for(kind, wide=kind == "instances", with_namespace=False)
+    rows = [
+        ["  " + columns[0][1](item), *(cell(item) for _, cell in columns[1:])] for item in items
+    ]
+    heads = ["  " + columns[0][0], *(head for head, _ in columns[1:])]
+    return f"{paint('bold', title.capitalize())}\n{table(heads, rows, paint)}"
+
+
+def _details(item: Object) -> list[str]:
+    """Return what only one kind has: tables and files of a shard, steps of an operation."""
+    from reconciler.cli.table import table
+    from reconciler.plan.render_report import amount, duration, size
+
+    paint = style_for(sys.stdout)
+    lines: list[str] = []
+    if item["kind"] == "Shard" and item["tables"]:
+        rows = [
+            ["  " + t["name"], size(t["bytes"]), amount(t["rows"]) if t["rows"] >= 0 else "-"]
+            for t in item["tables"]
+        ]
+        lines += ["", paint("bold", "Tables"), table(["  NAME", "SIZE", "ROWS"], rows, paint)]
+    if item["kind"] == "Database" and item["tables"]:
+        rows = [["  " + name, key] for name, key in item["tables"].items()]
+        rows += [["  " + name, "(reference)"] for name in item["reference"]]
+        lines += ["", paint("bold", "Tables"), table(["  NAME", "SHARD KEY"], rows, paint)]
+    for title, key in (("Schema files", "schemaFiles"), ("Parameters", "parameters")):
+        if item.get(key):
+            values = item[key]
+            texts = (
+                [f"  {name} = {value}" for name, value in values.items()]
+                if isinstance(values, dict)
+                else [f"  {value}" for value in values]
+            )
+            lines += ["", paint("bold", title), *texts]
+    if item["kind"] == "Operation" and item["steps"]:
+        rows = [
+            ["  " + s["id"], s["state"], "-" if s["seconds"] is None else duration(s["seconds"]),
+             s["error"] or s["title"]]
+            for s in item["steps"]
+        ]  # fmt: skip
+        lines += ["", paint("bold", "Steps"), table(["  ID", "STATE", "TOOK", ""], rows, paint)]
+    return lines

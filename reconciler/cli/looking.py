@@ -1,0 +1,163 @@
+"""What ``get``, ``describe`` and ``history`` look at: one observation, as plain objects."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+from reconciler.cli.objects import (
+    Object,
+    database_object,
+    instances_of,
+    move_object,
+    operation_object,
+    shards_of,
+)
+from reconciler.engine.journal import Operations, read_operations
+from reconciler.engine.loop import World
+from reconciler.engine.observe import observe
+from reconciler.engine.records import OPERATIONS
+from reconciler.engine.wishes import moves_under_way
+from reconciler.model.errors import ReconcilerError
+from reconciler.model.names import DatabaseKey
+from reconciler.model.observed import Unseen
+
+KINDS = {
+    "databases": ("databases", "database", "db", "dbs"),
+    "shards": ("shards", "shard"),
+    "instances": ("instances", "instance", "members", "member"),
+    "moves": ("moves", "move"),
+    "operations": ("operations", "operation", "op", "ops"),
+}
+ALIASES = {alias: kind for kind, aliases in KINDS.items() for alias in aliases}
+
+
+class NotFound(ReconcilerError):
+    """There is nothing of this name.
+
+    Databases are named as in their spec, with `namespace/` before it outside the default
+    namespace; shards `database/shard` or by their scope; instances by their member name.
+    """
+
+    code = "CL005"
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """One look: objects by kind, and what did not answer."""
+
+    objects: dict[str, list[Object]]
+    unseen: tuple[Unseen, ...]
+
+
+NO_DATABASES: frozenset[DatabaseKey] = frozenset()
+
+
+def look_around(world: World, kind: str, suspended: frozenset[DatabaseKey] = NO_DATABASES) -> Seen:
+    """Observe what a kind needs; operations and moves come from etcd alone, and need it.
+
+    ``suspended`` are databases whose specs, as far as the caller has them, say so.
+
+    Raises what etcd raises, for these two; otherwise silence is a value.
+    """
+    if kind == "operations":
+        operations = read_operations(world.eyes.store.read(OPERATIONS))
+        return Seen({kind: [operation_object(one) for one in reversed(operations.all)]}, ())
+    if kind == "moves":
+        moves = moves_under_way(world.eyes.store)
+        return Seen({kind: [move_object(one) for one in moves]}, ())
+    state = observe(world.eyes)
+    failed = {} if any(u.system == "etcd" for u in state.unseen) else _failed(world)
+    databases = [
+        noted(
+            database_object(database, state.operation),
+            failed.get(database.key, ""),
+            suspended=database.key in suspended,
+        )
+        for database in state.databases
+    ]
+    return Seen(
+        {
+            "databases": databases,
+            "shards": list(shards_of(databases)),
+            "instances": list(instances_of(databases)),
+        },
+        state.unseen,
+    )
+
+
+def _failed(world: World) -> dict[DatabaseKey, str]:
+    try:
+        return last_failures(read_operations(world.eyes.store.read(OPERATIONS)))
+    except ReconcilerError:  # etcd fell silent since it was observed; that shows next time
+        return {}
+
+
+def last_failures(operations: Operations) -> dict[DatabaseKey, str]:
+    """Return the databases whose last apply failed, each with the first error's code."""
+    found: dict[DatabaseKey, str] = {}
+    for operation in operations.all:
+        failures: dict[DatabaseKey, str] = {}
+        for step in operation.steps:
+            owner = _owner(step.id, operation.databases)
+            if operation.result == "failed" and step.state == "failed" and owner:
+                failures.setdefault(owner, step.error.partition(" ")[0])
+        found = {key: code for key, code in found.items() if key not in operation.databases}
+        found |= failures
+    return found
+
+
+def _owner(step: str, databases: tuple[DatabaseKey, ...]) -> DatabaseKey | None:
+    """Return whose step it is: ids begin with the database's name, or a shard's scope."""
+    fitting = [key for key in databases if step.startswith((f"{key}/", f"{key}-"))]
+    return max(fitting, key=lambda key: len(str(key)), default=None)
+
+
+def noted(item: Object, failed: str, *, suspended: bool) -> Object:
+    """Return a database with what its spec and the journal say of it."""
+    if suspended:
+        return {**item, "ready": "Suspended", "reason": "suspended by its spec: left alone"}
+    if failed and not item["reconciling"]:
+        reason = f"last apply failed: {failed}"
+        return {**item, "reason": f"{reason}; {item['reason']}" if item["reason"] else reason}
+    return item
+
+
+def names_of(item: Object) -> set[str]:
+    """Return every name that an object answers to, those of what it belongs to included."""
+    if item["kind"] == "Operation":
+        return {item["name"], item["plan"], *item["databases"]}
+    prefix = "" if item["namespace"] == "default" else f"{item['namespace']}/"
+    database = f"{prefix}{item.get('database', item['name'])}"
+    match item["kind"]:
+        case "Database":
+            return {database}
+        case "Move":
+            return {database, f"{prefix}{item['name']}"}
+        case "Shard":
+            return {database, f"{database}/{item['name']}", f"{prefix}{item['scope']}"}
+        case _:
+            shard = f"{database}/{item['shard']}"
+            return {database, shard, f"{prefix}{item['scope']}", f"{prefix}{item['name']}"}
+
+
+def named(items: list[Object], name: str, kind: str) -> list[Object]:
+    """Return the objects that a name means. Raises NotFound."""
+    found = [item for item in items if name in names_of(item)]
+    if found:
+        return found
+    if short := [item for item in items if item["kind"] == "Shard" and item["name"] == name]:
+        if len(short) == 1:
+            return short
+        there = ", ".join(sorted(f"{item['database']}/{item['name']}" for item in short))
+        raise NotFound(f"{kind} {name}", "several have this name", remedy=f"name one of {there}")
+    known = sorted({one for item in items for one in names_of(item)})
+    near = get_close_matches(name, known, n=1, cutoff=0.5)
+    there = ", ".join(known[:10]) or "none"
+    remedy = f"did you mean {near[0]}?" if near else f"there are: {there}"
+    raise NotFound(f"{kind} {name}", "there is nothing of this name", remedy=remedy)
+
+
+def in_namespace(items: list[Object], namespace: str) -> list[Object]:
+    """Return the objects of one namespace; operations belong to none."""
+    return [item for item in items if item.get("namespace", namespace) == namespace]

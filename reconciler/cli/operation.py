@@ -1,0 +1,89 @@
+"""``shardwright operation``: what a person can ask of a move of keys that is under way."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import click
+
+from reconciler.cli.lazy import command
+from reconciler.cli.session import Session, output_option
+from reconciler.cli.terminal import style_for, tell_line, write
+
+if TYPE_CHECKING:
+    from reconciler.model.moves import Move, Wish
+
+
+@click.group("operation", context_settings={"help_option_names": ["-h", "--help"]})
+def operation() -> None:
+    """Pause, abort, take back or finish a move.
+
+    Moves are begun and ended by editing the spec; these commands are for the hurried.
+    """
+
+
+def _wishing(name: str, wish: str, text: str) -> Callable[..., int | None]:
+    @command(name, help=text)
+    @click.argument("move")
+    @click.pass_obj
+    def wished(session: Session, move: str) -> None:
+        from reconciler import wiring
+        from reconciler.engine.wishes import record_wish
+        from reconciler.model.moves import Wish
+
+        found = record_wish(wiring.open_world(session.settings()), move, Wish(wish))
+        write(f"{_told(found)}: {_after(found.wish)}")
+
+    return wished
+
+
+def _told(move: Move) -> str:
+    return f"{move.id} {move.database}: {move.keys} from {move.source} to {move.target}"
+
+
+def _after(wish: Wish) -> str:
+    return {
+        "forward": "goes on with the apply that runs, or with the next one",
+        "pause": "pauses before its next step",
+        "abort": "is aborted by the apply that runs, or by the next one",
+        "rollback": "is taken back by the next apply",
+        "finish": "gives up its way back with the next apply",
+    }[wish.value]
+
+
+for _name, _wish, _text in (
+    ("pause", "pause", "Stop before the next step; nothing is undone."),
+    ("resume", "forward", "Go on with a paused move."),
+    ("abort", "abort", "Undo a move that is not cut over yet; free at any time before."),
+    ("rollback", "rollback", "Take a move back while its window is open."),
+    ("finish", "finish", "End the rollback window now."),
+):
+    operation.add_command(_wishing(_name, _wish, _text))  # type: ignore[arg-type]
+
+
+@command("list")
+@output_option("text", "json")
+@click.pass_obj
+def list_(session: Session, output: str) -> None:
+    """List the moves under way."""
+    from reconciler import wiring
+    from reconciler.cli.columns import columns_for
+    from reconciler.cli.looking import look_around
+    from reconciler.cli.table import table
+
+    moves = look_around(wiring.open_world(session.settings()), "moves").objects["moves"]
+    if output == "json":
+        import json
+
+        write(json.dumps(moves, indent=2, ensure_ascii=False))
+    elif not moves:
+        tell_line("nothing moves", "dim")
+    else:
+        columns = columns_for("moves", wide=False, with_namespace=False)
+        rows = [[cell(item) for _, cell in columns] for item in moves]
+        write(table([head for head, _ in columns], rows, style_for(sys.stdout)))
+
+
+operation.add_command(list_)

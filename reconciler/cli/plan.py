@@ -1,0 +1,121 @@
+"""``shardwright plan``: the same line as apply, up to the point where something would change."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from reconciler.cli.lazy import command
+from reconciler.cli.session import Session, output_option
+from reconciler.cli.source import Where, load, source_options
+from reconciler.cli.terminal import style_for, width_of, write
+
+if TYPE_CHECKING:
+    from reconciler.engine.loop import Outlook
+    from reconciler.plan.render_report import PlanReport
+    from reconciler.spec.loaded import Loaded
+
+NOTHING, CHANGES, DENIED, HELD, STALE = 0, 2, 4, 5, 6
+"""Exit codes with --detailed-exitcode; 3 is drift, which ``plan`` does not tell apart."""
+
+
+@command("plan")
+@source_options
+@click.option("--out", metavar="FILE", help="Save the plan, for: shardwright apply FILE.")
+@click.option(
+    "--detailed-exitcode", is_flag=True, help="0 nothing to do, 2 changes, 4 denied, 5 held."
+)
+@output_option("text", "json", "yaml", "markdown", "name")
+@click.option("-q", "--quiet", is_flag=True, help="Print nothing; the exit code tells.")
+@click.pass_obj
+def plan(
+    session: Session,
+    where: Where,
+    out: str | None,
+    detailed_exitcode: bool,
+    output: str,
+    quiet: bool,
+) -> int:
+    """Show what would be done, and change nothing.
+
+    A plan names the revision that it was made from. Exit 1 also when it is refused, or denied by a
+    policy.
+    """
+    from reconciler.cli.report import report_of
+    from reconciler.engine import loop
+    from reconciler.wiring import open_world
+
+    loaded = load(where)
+    settings = session.settings()
+    world = open_world(settings)
+    outlook = loop.look(world, loaded)
+    report = report_of(outlook, settings, Path(out).name if out else "")
+    if out:
+        save(where, outlook, out)
+    if not quiet:
+        tell_warnings(loaded)
+        show(report, outlook, output)
+    return exit_code(report, detailed=detailed_exitcode)
+
+
+def tell_warnings(loaded: Loaded) -> None:
+    """Tell on stderr what is worth a look in the specs and stops nothing."""
+    if loaded.warnings:
+        from reconciler.cli.errors import tell_error
+
+        for warning in loaded.warnings:
+            tell_error(warning)
+
+
+def show(report: PlanReport, outlook: Outlook, output: str) -> None:
+    """Write the plan to stdout in one of its forms."""
+    if output == "json":
+        from reconciler.plan.render_json import render_json
+
+        write(render_json(report, outlook.loaded.locate).decode())
+    elif output == "yaml":
+        import json
+
+        import yaml
+
+        from reconciler.plan.render_json import render_json
+
+        fields = json.loads(render_json(report, outlook.loaded.locate))
+        write(str(yaml.safe_dump(fields, sort_keys=False, allow_unicode=True)))
+    elif output == "markdown":
+        from reconciler.plan.render_markdown import render_markdown
+
+        write(render_markdown(report))
+    elif output == "name":
+        from reconciler.plan.render import render_names
+
+        sys.stdout.write(render_names(report))
+    else:
+        from reconciler.plan.render_text import render_text
+
+        write(render_text(report, width_of(sys.stdout), style_for(sys.stdout)))
+
+
+def exit_code(report: PlanReport, *, detailed: bool) -> int:
+    """Return how a plan ends.
+
+    Refused, denied and unknown (something did not answer) are errors; held and changes are fine.
+    """
+    from reconciler.plan.render_json import outcome
+
+    codes = {"nothingToDo": NOTHING, "changes": CHANGES, "denied": DENIED, "held": HELD}
+    found = outcome(report)
+    if detailed:
+        return codes.get(found, 1)
+    return 1 if found in ("denied", "refused", "unknown") else 0
+
+
+def save(where: Where, outlook: Outlook, out: str) -> None:
+    """Write the plan to a file. Raises FileNotWritten."""
+    from reconciler.cli.files import write_private
+    from reconciler.engine.saved import encode_saved
+
+    write_private(Path(out), encode_saved(where.request(), outlook.plan))

@@ -1,0 +1,110 @@
+"""Ready or not, and why: what ``get`` and ``describe`` say of shards and databases. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from reconciler.model.names import DatabaseKey
+from reconciler.model.observed import (
+    ObservedDatabase,
+    ObservedMember,
+    ObservedShard,
+    ObservedState,
+    PatroniView,
+    RunningOperation,
+    Unseen,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """``ready`` is True, False, or Unknown when something did not answer; ``reason`` says why.
+
+    ``restart`` names parameters that wait for a restart; a shard serves with them pending.
+    """
+
+    ready: str
+    reason: str = ""
+
+
+def of_shard(shard: ObservedShard, etcd: Unseen | None = None) -> Readiness:
+    """Say whether a shard serves with all its members.
+
+    ``etcd`` tells that etcd is silent: then no Patroni can lead, and whether anybody serves is not
+    known.
+    """
+    if shard.platform.stopped:
+        return Readiness("False", "stopped on purpose")
+    if not any(member.running for member in shard.platform.members):
+        return Readiness("False", "no member runs")
+    if etcd is not None:
+        return Readiness("Unknown", f"etcd: {etcd.reason}")
+    view = shard.patroni
+    if isinstance(view, Unseen):
+        return Readiness("Unknown", f"patroni: {view.reason}")
+    if view.leader is None:
+        return Readiness("False", "no member leads")
+    if absent := _absent(shard, view):
+        return Readiness("False", absent)
+    if sick := [member for member in view.members if not member.healthy]:
+        return Readiness("False", "; ".join(f"{m.name} is {m.state}" for m in sick))
+    if isinstance(shard.catalog, Unseen):
+        return Readiness("Unknown", f"postgres: {shard.catalog.reason}")
+    return Readiness("True", _notes(view))
+
+
+def _absent(shard: ObservedShard, view: PatroniView) -> str:
+    seen = {member.name for member in view.members}
+    gone = [member.name for member in shard.platform.members if member.name not in seen]
+    return f"{', '.join(gone)} did not answer" if gone else ""
+
+
+def _notes(view: PatroniView) -> str:
+    notes = ["patroni is paused"] if view.paused else []
+    pending = sorted({name for member in view.members for name in member.pending_restart})
+    notes += [f"restart pending: {', '.join(pending)}"] if pending else []
+    return "; ".join(notes)
+
+
+def of_database(database: ObservedDatabase, running: RunningOperation | None) -> Readiness:
+    """Say whether every shard of a database serves and its routing map is there."""
+    if reconciles(database.key, running) and running:
+        return Readiness(
+            "Unknown", f"{running.id} is being applied: {len(running.done)} steps done"
+        )
+    if isinstance(database.routing, Unseen):
+        return Readiness("Unknown", f"etcd: {database.routing.reason}")
+    shards = [(shard, of_shard(shard)) for shard in database.shards]
+    for wanted in ("False", "Unknown"):
+        found = [
+            f"{shard.name or shard.key.scope}: {state.reason}"
+            for shard, state in shards
+            if state.ready == wanted
+        ]
+        if found:
+            more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+            return Readiness(wanted, found[0] + more)
+    if database.routing is None:
+        return Readiness("False", "no routing map yet")
+    return Readiness("True", "; ".join({state.reason for _, state in shards if state.reason}))
+
+
+def not_serving(state: ObservedState) -> tuple[str, ...]:
+    """Return the shards that do not serve with all their members, and why."""
+    found = []
+    for database in state.databases:
+        for shard in database.shards:
+            answer = of_shard(shard)
+            if answer.ready != "True" and not shard.platform.stopped:
+                found.append(f"{shard.key}: {answer.reason}")
+    return tuple(found)
+
+
+def reconciles(key: DatabaseKey, running: RunningOperation | None) -> bool:
+    """Whether an operation on this database has not ended."""
+    return running is not None and key in running.databases
+
+
+def role_word(member: ObservedMember) -> str:
+    """Return ``primary``, ``standby``, or ``sync standby``."""
+    return f"sync {member.role.value}" if member.synchronous else member.role.value

@@ -1,0 +1,132 @@
+"""``shardwright router``: one PostgreSQL address in front of all shards of a database."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from reconciler.cli.lazy import LazyCommand, LazyGroup, command
+from reconciler.cli.session import Session
+
+if TYPE_CHECKING:
+    from reconciler.router.server import RouterConfig
+    from reconciler.settings import Settings
+
+_ME = "reconciler.cli.router:"
+
+
+@click.group(
+    "router",
+    cls=LazyGroup,
+    table={"run": LazyCommand("Commands", _ME + "run", "Serve until it is stopped.")},
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+def router() -> None:
+    """Run the reference router.
+
+    It sends each statement to the shard that owns its key. For one machine, and for tests.
+    """
+
+
+@command("run")
+@click.argument("database")
+@click.option(
+    "--listen",
+    metavar="HOST:PORT",
+    default="127.0.0.1:6432",
+    show_default=True,
+    help="Where clients connect; port 0 chooses one.",
+)
+@click.option(
+    "--processes",
+    type=click.IntRange(1, 64),
+    default=1,
+    show_default=True,
+    help="Processes that share the port.",
+)
+@click.option(
+    "--users",
+    type=click.Path(dir_okay=False, exists=True),
+    metavar="FILE",
+    help='Lines of "user" "password or SCRAM verifier"; default: the app role.',
+)
+@click.option("--cert", type=click.Path(dir_okay=False, exists=True), help="Certificate (PEM).")
+@click.option("--key", type=click.Path(dir_okay=False, exists=True), help="Its key (PEM).")
+@click.option("--require-tls", is_flag=True, help="Refuse clients without TLS.")
+@click.option(
+    "--hold-s",
+    type=click.FloatRange(0.1, 600),
+    default=30.0,
+    show_default=True,
+    help="How long a client waits while its keys change owner.",
+)
+@click.option(
+    "--drain-s",
+    type=click.FloatRange(0, 3600),
+    default=20.0,
+    show_default=True,
+    help="How long transactions may go on after SIGTERM.",
+)
+@click.option(
+    "--backends-max",
+    type=click.IntRange(1, 10_000),
+    default=80,
+    show_default=True,
+    help="Sessions at one shard, of each process.",
+)
+@click.pass_obj
+def run(session: Session, /, database: str, **options: object) -> int:
+    """Serve until it is stopped.
+
+    SIGTERM lets transactions end first; SIGHUP reads users and certificates again.
+    """
+    from reconciler.router.processes import run_processes
+
+    return run_processes(_config(session.settings(), database, options))
+
+
+def _config(settings: Settings, name: str, options: dict[str, object]) -> RouterConfig:
+    from reconciler.cli.owners import database_key, read_routing
+    from reconciler.model.names import Scope, ScopeKey, app_role
+    from reconciler.router.dispatch import SessionLimits
+    from reconciler.router.pool import PoolLimits
+    from reconciler.router.scram import Verifier, read_verifier
+    from reconciler.router.server import RouterConfig
+    from reconciler.router.users import read_users
+    from reconciler.wiring import local_platform, open_world
+
+    world = open_world(settings)
+    routing = read_routing(world, name)
+    platform, database = local_platform(settings), database_key(name)
+    role = app_role(database.name)
+    file = str(options["users"] or "")
+
+    def users() -> dict[str, Verifier]:
+        if file:
+            return read_users(Path(file))
+        first = ScopeKey(database.namespace, routing.owners[0].scope)
+        return {role: read_verifier(platform.credential(first, role).password)}
+
+    host, _, port = str(options["listen"]).rpartition(":")
+    if not port.isdecimal():
+        raise click.BadParameter("write HOST:PORT", param_hint="--listen")
+    return RouterConfig(
+        database=database,
+        etcd=platform.etcd_endpoints(),
+        tls=platform.client_tls(),
+        credential_of=lambda scope: platform.credential(
+            ScopeKey(database.namespace, Scope(scope)), role
+        ),
+        users=users,
+        host=host.strip("[]") or "127.0.0.1",
+        port=int(port),
+        cert=str(options["cert"] or ""),
+        key=str(options["key"] or ""),
+        tls_required=bool(options["require_tls"]),
+        processes=int(str(options["processes"])),
+        drain_s=float(str(options["drain_s"])),
+        pools=PoolLimits(backends_max=int(str(options["backends_max"]))),
+        sessions=SessionLimits(hold_s=float(str(options["hold_s"]))),
+    )

@@ -1,0 +1,88 @@
+"""The chapter in which keys move: a shard is split under a writer, and merged back."""
+
+from __future__ import annotations
+
+import time
+
+from reconciler.demo import shards
+from reconciler.demo.story import SHOP, DemoFailed, Story, wait_for
+from reconciler.demo.writer import Writer, owner_of
+from reconciler.engine.wishes import moves_under_way
+from reconciler.model.hashing import position_of_key
+from reconciler.model.routing import RoutingMap
+
+WHOLE = '- {name: s0, keys: ["-80"]}'
+SPLIT = '- {name: s0, keys: ["-40"]}\n    - {name: s2, keys: ["40-80"]}'
+_MOVES_FROM = 0x40 << 56
+_WRITERS_CUSTOMERS = 20
+
+
+def split_and_merge(story: Story, routing: RoutingMap) -> None:
+    """Split s0 in two while a writer writes keys that move, and merge the halves again."""
+    world = story.world()
+    moving = tuple(
+        customer
+        for customer in customers_of(routing, 0, shards.CUSTOMERS)
+        if position_of_key(routing.key_type, str(customer)) >= _MOVES_FROM
+    )[:_WRITERS_CUSTOMERS]
+    writer = Writer(world, SHOP, moving, first=2_000_000)
+    writer.start()
+    try:
+        wait_for(lambda: len(writer.acknowledged) > 200, "the writer to write")
+        story.say("Split s0 while a writer writes keys that move: one edit of the spec")
+        _retile(story, "Split s0", WHOLE, SPLIT)
+        _move(story, "s0 split")
+        story.say("Merge it back: the edit the other way round")
+        _retile(story, "Merge s2 into s0", SPLIT, WHOLE)
+        _move(story, "s2 merged into s0")
+    finally:
+        writer.stop()
+    story.say("s2 owns nothing now: the next apply retires it")
+    story.run("apply", *story.source, "--yes", "--quiet")
+    story.run("get", "shards")
+    print("  s2 is stopped and its data kept: the database has `deletion: protected`.", flush=True)
+    tell_outcome(story, writer, "both moves")
+
+
+def customers_of(routing: RoutingMap, owner: int, count: int) -> tuple[int, ...]:
+    """Return up to ``count`` of the loaded customers whose keys belong to one owner of the map."""
+    shard = routing.owners[owner].shard
+    loaded = range(1, shards.CUSTOMERS + 1)
+    return tuple(c for c in loaded if owner_of(routing, c).shard == shard)[:count]
+
+
+def _retile(story: Story, message: str, old: str, new: str) -> None:
+    spec = story.specs / "shop.yaml"
+    text = spec.read_text()
+    if old not in text:
+        raise DemoFailed(f"{spec} has no line {old}")
+    spec.write_text(text.replace(old, new))
+    story.git("commit", "--quiet", "-am", message)
+
+
+def _move(story: Story, what: str) -> None:
+    """Apply an edit of the ranges, show the move, end its window and prune what stayed behind."""
+    begun = time.monotonic()
+    story.run("apply", *story.source, "--yes", "--quiet")
+    moves = moves_under_way(story.world().eyes.store)
+    if not moves or not moves[0].pauses_ms:
+        raise DemoFailed(f"no move was made: {moves}")
+    story.run("operation", "list")
+    story.note(
+        what, f"{time.monotonic() - begun:.0f} s, writes held for {moves[0].pauses_ms[0]:.0f} ms"
+    )
+    story.run("route", "shop", str(shards.CUSTOMERS))
+    story.run("operation", "finish", moves[0].id)
+    story.run("apply", *story.source, "--yes", "--quiet")
+
+
+def tell_outcome(story: Story, writer: Writer, what: str) -> None:
+    """Say what became of a writer's orders. Raises DemoFailed when one is lost or doubled."""
+    outcome = writer.outcome()
+    story.note(
+        f"writes acknowledged in {what}",
+        f"{outcome.acknowledged:,}, lost {outcome.lost}, doubled {outcome.doubled}, "
+        f"longest wait {writer.gap_s * 1000:.0f} ms",
+    )
+    if outcome.lost or outcome.doubled:
+        raise DemoFailed(f"{outcome.lost} acknowledged writes lost, {outcome.doubled} doubled")

@@ -1,0 +1,1 @@
+"""Hold the desired state against the observed state. Pure."""

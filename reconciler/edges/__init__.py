@@ -1,0 +1,1 @@
+"""One module per outside system: blocking calls, explicit timeouts, no decisions."""

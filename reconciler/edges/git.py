@@ -1,0 +1,330 @@
+"""A Git repository by address or path, read at a branch, tag or commit without a checkout.
+
+A bare repository in the cache holds what was fetched; blobs come through ``cat-file --batch``.
+Nothing of the repository is ever executed: no hooks, no filters, no submodules, only the file,
+https and ssh transports. Passwords in an address travel through the environment of the one ``git``
+command, never through its arguments, and never into a message.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import posixpath
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from hashlib import sha256
+from pathlib import Path
+from typing import Literal
+from urllib.parse import unquote, urlsplit
+
+from reconciler.edges.git_command import GitFailed, GitMissing, run_git_command, write_settings
+from reconciler.edges.git_tree import TreeLimits, path_inside, read_tree
+from reconciler.model.desired import Revision
+from reconciler.model.errors import ReconcilerError
+from reconciler.spec.documents import Documents
+
+GIT_TIMEOUT_S = 60.0
+"""Longest wait for one git command, in seconds."""
+
+
+class GitRevisionUnknown(ReconcilerError):
+    """The repository has no such branch, tag or commit."""
+
+    code = "SO101"
+
+
+class GitUnreachable(ReconcilerError):
+    """The repository does not answer, does not exist, or does not let us in."""
+
+    code = "SO103"
+    transient = True
+
+
+class GitAddressRefused(ReconcilerError):
+    """The address of a repository is of a kind that is not allowed.
+
+    Allowed are local paths, https and ssh. Other transports can run commands or send passwords in
+    the clear.
+    """
+
+    code = "SO107"
+
+
+_USER_INFO = re.compile(r"(?<=//)[^/@\s]+@")
+_SCP_LIKE = re.compile(r"[\w.-]+@[\w.-]+:(?!//)")
+_SCHEMES = ("file", "https", "ssh")
+_HELPER = (
+    '!f() { test "$1" = get && echo "username=$SHARDWRIGHT_GIT_USER" '
+    '&& echo "password=$SHARDWRIGHT_GIT_PASSWORD"; }; f'
+)
+
+
+@dataclass(frozen=True, slots=True)
+class GitReference:
+    """Which state: a branch, a tag, a commit, ``any`` of these by name, or the default branch."""
+
+    kind: Literal["default", "branch", "tag", "commit", "any"] = "default"
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class GitAddress:
+    """Where a repository is; ``url`` and ``shown`` are free of passwords."""
+
+    url: str
+    shown: str
+    user: str = ""
+    password: str = field(default="", repr=False)
+
+
+def parse_address(text: str) -> GitAddress:
+    """Read a URL, an ``user@host:path``, or a local path. Raises GitAddressRefused."""
+    if text.startswith("-") or "::" in text.split("/")[0] or any(ord(c) < 33 for c in text):
+        raise GitAddressRefused(_USER_INFO.sub("", text), "it is not an address of a repository")
+    if _SCP_LIKE.match(text):
+        return GitAddress(text, text)
+    if "://" not in text:
+        path = os.path.realpath(text)
+        return GitAddress(path, path)
+    parts = urlsplit(text)
+    clean = _USER_INFO.sub("", text)
+    if parts.scheme not in _SCHEMES:
+        problem = f"{parts.scheme} is not allowed; use {', '.join(_SCHEMES)} or a path"
+        raise GitAddressRefused(clean, problem)
+    if parts.scheme == "https":
+        return GitAddress(
+            clean, clean, unquote(parts.username or ""), unquote(parts.password or "")
+        )
+    if parts.password:
+        problem = f"a password in an {parts.scheme} address is not used"
+        raise GitAddressRefused(clean, problem, remedy="use a key")
+    return GitAddress(text, clean)
+
+
+@dataclass(frozen=True, slots=True)
+class GitCache:
+    """A folder of bare repositories, one for each address."""
+
+    folder: Path
+    timeout_s: float = GIT_TIMEOUT_S
+
+    @contextmanager
+    def repository(self, address: GitAddress) -> Iterator[GitRepository]:
+        """Hold an address's bare repository alone, made when it is not there yet."""
+        name = sha256(address.url.encode()).hexdigest()[:24]
+        home = self.folder / name
+        home.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with open(self.folder / f"{name}.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            repository = GitRepository(home, address, self.timeout_s)
+            repository.prepare()
+            yield repository
+
+
+@dataclass(frozen=True, slots=True)
+class GitRepository:
+    """The cached copy of one repository; used only while its lock is held."""
+
+    home: Path
+    address: GitAddress
+    timeout_s: float
+
+    def prepare(self) -> None:
+        """Make the bare repository and the settings git runs with, when they are missing."""
+        self.home.mkdir(mode=0o700, exist_ok=True)
+        write_settings(self.home / "settings")
+        if not (self.home / "HEAD").exists():
+            self.git("init", "--quiet", "--bare", str(self.home))
+
+    def git(self, *arguments: str, stdin: bytes = b"") -> bytes:
+        """Run git on the cache. Raises GitFailed, GitUnreachable and GitMissing."""
+        environment = {
+            "GIT_CONFIG_GLOBAL": str(self.home / "settings"),
+            "GIT_CONFIG_NOSYSTEM": "1",
+            "GIT_DIR": str(self.home),
+            "GIT_ALLOW_PROTOCOL": ":".join(_SCHEMES),
+        }
+        if self.address.user or self.address.password:
+            environment |= {
+                "GIT_CONFIG_COUNT": "2",
+                "GIT_CONFIG_KEY_0": "credential.helper",
+                "GIT_CONFIG_VALUE_0": "",
+                "GIT_CONFIG_KEY_1": "credential.helper",
+                "GIT_CONFIG_VALUE_1": _HELPER,
+                "SHARDWRIGHT_GIT_USER": self.address.user,
+                "SHARDWRIGHT_GIT_PASSWORD": self.address.password,
+            }
+        try:
+            return run_git_command([*arguments], environment, self.timeout_s, stdin)
+        except GitFailed as failed:
+            failed.text = self.without_secrets(failed.text)
+            raise
+
+    def without_secrets(self, text: str) -> str:
+        """Return a text without user information of addresses and without the password."""
+        text = _USER_INFO.sub("", text)
+        return text.replace(self.address.password, "***") if self.address.password else text
+
+    def resolve(self, reference: GitReference) -> tuple[str, str]:
+        """Return the reference's name and commit, fetched. Raises GitRevisionUnknown."""
+        name, commit = self._ask(reference)
+        if not commit:
+            commit = self._find_commit(reference)
+        elif not self._has(commit):
+            self._fetch(f"+{name}:refs/cache/{name.removeprefix('refs/')}")
+        short = name.removeprefix("refs/heads/").removeprefix("refs/tags/")
+        return short or commit[:7], commit
+
+    def _ask(self, reference: GitReference) -> tuple[str, str]:
+        """Return a ref's full name and commit as the repository has it; empty when it has not."""
+        if reference.kind == "commit":
+            return "", ""
+        if reference.kind == "default":
+            return self._default_branch()
+        wanted = {
+            "branch": [f"refs/heads/{reference.name}"],
+            "tag": [f"refs/tags/{reference.name}"],
+        }.get(reference.kind, [f"refs/heads/{reference.name}", f"refs/tags/{reference.name}"])
+        refs = self._remote_refs(*wanted, *(f"{w}^{{}}" for w in wanted))
+        for name in wanted:
+            if name in refs:
+                return name, refs.get(f"{name}^{{}}", refs[name])
+        if reference.kind == "any":
+            return "", ""
+        raise self._unknown(reference)
+
+    def _default_branch(self) -> tuple[str, str]:
+        output = self._remote("ls-remote", "--symref", "--", self.address.url, "HEAD").decode()
+        name = re.search(r"^ref: (\S+)\tHEAD$", output, re.MULTILINE)
+        commit = re.search(r"^([0-9a-f]{40,64})\tHEAD$", output, re.MULTILINE)
+        if commit is None:
+            remedy = "push a first commit, or name a branch"
+            raise GitRevisionUnknown(self.address.shown, "it has no commit yet", remedy=remedy)
+        return name[1] if name else "HEAD", commit[1]
+
+    def _remote_refs(self, *patterns: str) -> dict[str, str]:
+        lines = self._remote("ls-remote", "--", self.address.url, *patterns).decode(
+            "utf-8", "replace"
+        )
+        pairs = (line.split("\t", 1) for line in lines.splitlines() if "\t" in line)
+        return {name: commit for commit, name in pairs}
+
+    def _remote(self, *arguments: str) -> bytes:
+        try:
+            return self.git(*arguments)
+        except GitFailed as failed:
+            problem = f"git cannot read it: {failed.text}"
+            raise GitUnreachable(
+                self.address.shown, problem, remedy=_reach_remedy(failed.text)
+            ) from None
+
+    def _fetch(self, *refspecs: str) -> None:
+        self._remote(
+            "fetch", "--quiet", "--no-tags", "--force", "--no-recurse-submodules",
+            "--no-write-fetch-head", "--no-auto-gc", "--", self.address.url, *refspecs,
+        )  # fmt: skip
+
+    def _has(self, commit: str) -> bool:
+        try:
+            self.git("cat-file", "-e", f"{commit}^{{commit}}")
+        except GitFailed:
+            return False
+        return True
+
+    def _find_commit(self, reference: GitReference) -> str:
+        """Return a commit by its full or abbreviated digest, fetching all when it is not here."""
+        if not re.fullmatch(r"[0-9a-f]{4,64}", reference.name):
+            raise self._unknown(reference)
+        for fetched in (False, True):
+            if fetched:
+                self._fetch("+refs/heads/*:refs/cache/heads/*", "+refs/tags/*:refs/cache/tags/*")
+            try:
+                output = self.git(
+                    "rev-parse", "--verify", "--quiet", f"{reference.name}^{{commit}}"
+                )
+            except GitFailed:
+                continue
+            return output.decode().strip()
+        raise self._unknown(reference)
+
+    def _unknown(self, reference: GitReference) -> GitRevisionUnknown:
+        refs = self._remote_refs("refs/heads/*", "refs/tags/*")
+        names = sorted({r.removesuffix("^{}").split("/", 2)[2] for r in refs if r.count("/") >= 2})
+        what = "branch, tag or commit" if reference.kind == "any" else reference.kind
+        near = get_close_matches(reference.name, names, n=3) or names[:5]
+        remedy = f"there is {', '.join(near)}" if near else ""
+        problem = f'it has no {what} "{reference.name}"'
+        return GitRevisionUnknown(self.address.shown, problem, remedy=remedy)
+
+
+def read_repository(
+    address: GitAddress,
+    reference: GitReference,
+    path: str,
+    cache: GitCache,
+    limits: TreeLimits | None = None,
+) -> Documents:
+    """Read the specs of a repository at a reference, below a path (``.`` for all of it).
+
+    When nothing moved this asks for the ref and fetches nothing. Raises GitUnreachable,
+    GitRevisionUnknown, GitPathUnknown, GitTreeTooLarge and GitMissing; links out of the path and
+    submodules are in the documents' ``problems``.
+    """
+    inside = path_inside(path)
+    with cache.repository(address) as repository:
+        name, commit = repository.resolve(reference)
+        files, problems = read_tree(repository.git, commit, inside, limits or TreeLimits())
+    source = f"{address.shown}//{inside}" if inside else address.shown
+    return Documents(source, revision_of(name, commit), files, problems=problems)
+
+
+def _reach_remedy(text: str) -> str:
+    lowered = text.lower()
+    if "could not read username" in lowered or "authentication" in lowered:
+        return "give git a credential helper, GIT_ASKPASS, or an SSH key"
+    if "permission denied (publickey" in lowered:
+        return "load the key into the SSH agent, or set GIT_SSH_COMMAND"
+    return "check the address and that this machine may read it"
+
+
+def work_tree_revision(path: Path) -> Revision | None:
+    """Return the commit that a path's work tree stands on, and whether the path differs from it.
+
+    None when the path is in no work tree, git is missing or refuses (a tree of another user), or
+    there is no commit yet. Files that git ignores but specs are read from count as uncommitted.
+    """
+    folder = path if path.is_dir() else path.parent
+    base = ["-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null", "-C", str(folder)]
+    try:
+        head = (
+            run_git_command([*base, "rev-parse", "HEAD", "--abbrev-ref", "HEAD"], {}, 10.0)
+            .decode()
+            .split()
+        )
+        status = run_git_command(
+            [*base, "status", "--porcelain", "-z", "--ignored=matching", "--", str(path.resolve())],
+            {},
+            GIT_TIMEOUT_S,
+        )
+    except (GitFailed, GitMissing):
+        return None
+    entries = [e for e in status.decode("utf-8", "replace").split("\0") if e]
+    changed = any(not e.startswith("!! ") or _may_hold_specs(e) for e in entries)
+    return revision_of(head[1] if len(head) > 1 else "HEAD", head[0], uncommitted=changed)
+
+
+def _may_hold_specs(entry: str) -> bool:
+    name = posixpath.basename(entry.rstrip("/"))
+    return entry.lower().endswith((".yaml", ".yml", ".json", ".sql")) or (
+        entry.endswith("/") and not name.startswith(".")
+    )
+
+
+def revision_of(name: str, commit: str, *, uncommitted: bool = False) -> Revision:
+    """Return ``main@sha1:4f2a…``."""
+    algorithm = "sha1" if len(commit) == 40 else "sha256"
+    return Revision(f"{name}@{algorithm}:{commit}", uncommitted)

@@ -1,0 +1,1 @@
+"""The local platform: real etcd, Patroni and PostgreSQL on one machine's loopback."""

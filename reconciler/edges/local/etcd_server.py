@@ -1,0 +1,226 @@
+"""The home's one etcd: start, readiness, stop, and the few calls of its JSON gateway needed here.
+
+TLS with client certificates on loopback only. A single node has no rival, so elections are tuned to
+be quick. History is compacted by the hour and the quota is modest: the keys are small records.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import http.client
+import json
+import signal
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from reconciler.edges.local import tls
+from reconciler.edges.local.binaries import EtcdBinary
+from reconciler.edges.local.home import Home, HomeRecord
+from reconciler.edges.local.launch import launch
+from reconciler.edges.local.ports import LOOPBACK, require_free
+from reconciler.edges.local.process_identity import (
+    ProcessIdentity,
+    is_alive,
+    read_identity,
+    send_signal,
+    wait_until_gone,
+)
+from reconciler.model.errors import ReconcilerError
+
+QUOTA_BYTES = 256 << 20
+ROOM_BYTES = 256 << 20
+"""Free space needed for a first start: etcd reserves two log segments of 64 MiB at once."""
+READY_TIMEOUT_S = 60.0
+CALL_TIMEOUT_S = 5.0
+STOP_TIMEOUT_S = 20.0
+_POLL_S = 0.02
+_LOG_TAIL_BYTES = 8192
+
+
+class EtcdNotUp(ReconcilerError):
+    """The home's etcd does not answer.
+
+    etcd holds Patroni's leases, the routing maps and the journal. Without it nothing is changed and
+    PostgreSQL's primaries step down after a while.
+    """
+
+    code = "LP123"
+    transient = True
+
+
+def record_path(home: Home) -> Path:
+    """Return the file with the identity of etcd's process."""
+    return home.etcd / "process.json"
+
+
+def log_path(home: Home) -> Path:
+    """Return etcd's log file."""
+    return home.etcd / "etcd.log"
+
+
+def running(home: Home) -> ProcessIdentity | None:
+    """Return the identity of the running etcd; None when it does not run."""
+    identity = read_identity(record_path(home))
+    return identity if is_alive(identity) else None
+
+
+def remembered(record: HomeRecord, binary: EtcdBinary) -> HomeRecord:
+    """Return the record with the etcd that runs from now on, noting which one it replaces."""
+    replaced = record.etcd_replaced
+    if record.etcd_version not in ("", binary.version_text):
+        replaced = f"{record.etcd_version} ({record.etcd_path or 'its path is not known'})"
+    return dataclasses.replace(
+        record,
+        etcd_version=binary.version_text,
+        etcd_path=binary.path,
+        etcd_replaced=replaced,
+    )
+
+
+def serving_version(home: Home, ports: HomeRecord) -> str:
+    """Ask the etcd that runs which release it is. Raises EtcdNotUp."""
+    return str(_call(home, ports, "/version", None)["etcdserver"])
+
+
+def start(
+    home: Home, ports: HomeRecord, binary: EtcdBinary, lock: int, environment: Mapping[str, str]
+) -> None:
+    """Start etcd unless it runs, and wait until it answers. Raises PortTaken, EtcdNotUp."""
+    if running(home) is None:
+        require_free(ports.etcd_client_port, "etcd clients")
+        require_free(ports.etcd_peer_port, "etcd peers")
+        home.etcd.mkdir(mode=0o700, exist_ok=True)
+        launch(
+            command(home, ports, binary),
+            record=record_path(home),
+            log=log_path(home),
+            folder=home.etcd,
+            lock=lock,
+            environment=environment,
+        )
+    _wait_until_ready(home, ports)
+
+
+def command(home: Home, ports: HomeRecord, binary: EtcdBinary) -> list[str]:
+    """Return etcd's command line."""
+    files = tls.server_files(home)
+    client = f"https://{LOOPBACK}:{ports.etcd_client_port}"
+    peer = f"https://{LOOPBACK}:{ports.etcd_peer_port}"
+    options = [
+        "--name=shardwright",
+        f"--data-dir={home.etcd / 'data'}",
+        f"--listen-client-urls={client}",
+        f"--advertise-client-urls={client}",
+        f"--listen-peer-urls={peer}",
+        f"--initial-advertise-peer-urls={peer}",
+        f"--initial-cluster=shardwright={peer}",
+        "--client-cert-auth",
+        f"--trusted-ca-file={files.ca}",
+        f"--cert-file={files.cert}",
+        f"--key-file={files.key}",
+        "--peer-client-cert-auth",
+        f"--peer-trusted-ca-file={files.ca}",
+        f"--peer-cert-file={files.cert}",
+        f"--peer-key-file={files.key}",
+        f"--quota-backend-bytes={QUOTA_BYTES}",
+        "--auto-compaction-mode=periodic",
+        "--auto-compaction-retention=1h",
+        "--heartbeat-interval=50",
+        "--election-timeout=500",
+        "--logger=zap",
+        "--log-outputs=stderr",
+        "--log-level=warn",
+    ]
+    if binary.version < (3, 6, 0):  # a feature gate since 3.6
+        options.append("--experimental-initial-corrupt-check")
+    return [binary.path, *options]
+
+
+def stop(home: Home) -> None:
+    """Stop etcd and wait until it has ended; killed when it does not end by itself."""
+    identity = running(home)
+    if identity is None:
+        return
+    send_signal(identity, signal.SIGTERM)
+    if wait_until_gone([identity], STOP_TIMEOUT_S):
+        send_signal(identity, signal.SIGKILL)
+        wait_until_gone([identity], STOP_TIMEOUT_S)
+
+
+def delete_prefix(home: Home, ports: HomeRecord, prefix: str) -> None:
+    """Delete all keys that begin with ``prefix``. Raises EtcdNotUp."""
+    _call(
+        home,
+        ports,
+        "/v3/kv/deleterange",
+        {"key": _encode(prefix), "range_end": _encode(_prefix_end(prefix))},
+    )
+
+
+def delete_key(home: Home, ports: HomeRecord, key: str) -> None:
+    """Delete one key. Raises EtcdNotUp."""
+    _call(home, ports, "/v3/kv/deleterange", {"key": _encode(key)})
+
+
+def _prefix_end(prefix: str) -> str:
+    return prefix[:-1] + chr(ord(prefix[-1]) + 1)
+
+
+def _encode(text: str) -> str:
+    return base64.b64encode(text.encode()).decode()
+
+
+def _call(home: Home, ports: HomeRecord, path: str, body: Mapping[str, object] | None) -> Any:
+    connection = http.client.HTTPSConnection(
+        LOOPBACK,
+        ports.etcd_client_port,
+        timeout=CALL_TIMEOUT_S,
+        context=tls.client_context(home),
+    )
+    try:
+        if body is None:
+            connection.request("GET", path)
+        else:
+            connection.request("POST", path, json.dumps(body))
+        response = connection.getresponse()
+        answer = response.read()
+    except (OSError, http.client.HTTPException) as problem:
+        raise _not_up(home, f"{type(problem).__name__}: {problem}") from problem
+    finally:
+        connection.close()
+    if response.status != http.client.OK:
+        raise _not_up(home, f"status {response.status}: {answer[:200].decode(errors='replace')}")
+    return json.loads(answer)
+
+
+def _wait_until_ready(home: Home, ports: HomeRecord) -> None:
+    deadline = time.monotonic() + READY_TIMEOUT_S
+    while True:
+        try:
+            # A read that needs the quorum: answered only once etcd has elected itself.
+            _call(home, ports, "/v3/kv/range", {"key": _encode("/shardwright/ready")})
+            return
+        except EtcdNotUp:
+            if running(home) is None or time.monotonic() > deadline:
+                raise
+        time.sleep(_POLL_S)
+
+
+def _not_up(home: Home, problem: str) -> EtcdNotUp:
+    state = problem if running(home) else "it does not run" + _last_line(log_path(home))
+    return EtcdNotUp(
+        "etcd", state, remedy=f"start it: shardwright platform up; its log: {log_path(home)}"
+    )
+
+
+def _last_line(log: Path) -> str:
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - _LOG_TAIL_BYTES))
+            lines = file.read().decode(errors="replace").splitlines()
+    except OSError:
+        return ""
+    return f"; its last words: {lines[-1][:400]}" if lines else ""

@@ -1,0 +1,321 @@
+"""The local platform behind the engine's port: shards and members as processes of this machine.
+
+Every change takes place under the home's lock and, once an applier has named its fencing token,
+only while no higher token is known. Records are written before processes are started, so that what
+runs is always known; each call may be repeated, and does what is missing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from reconciler.edges.local import etcd_server, member, tls
+from reconciler.edges.local.binaries import find_postgres
+from reconciler.edges.local.home import (
+    Home,
+    HomeRecord,
+    MemberRecord,
+    ShardRecord,
+    locked,
+    open_home,
+    read_record,
+    require_room,
+    typed_os_errors,
+    write_file,
+    write_record,
+)
+from reconciler.edges.local.member import Member
+from reconciler.edges.local.patroni_config import patroni_namespace
+from reconciler.edges.local.ports import LOOPBACK, choose_ports
+from reconciler.edges.local.secrets_store import PATRONI_ROLES, SecretsStore
+from reconciler.model.access import FencedOff
+from reconciler.model.errors import ReconcilerError
+from reconciler.model.names import (
+    DatabaseName,
+    FencingToken,
+    MemberName,
+    Namespace,
+    Scope,
+    ScopeKey,
+    member_ordinal,
+)
+from reconciler.model.platform import (
+    Credential,
+    PlatformMember,
+    PlatformShard,
+    ShardBlueprint,
+    TlsFiles,
+)
+
+
+class ShardUnknown(ReconcilerError):
+    """There is no such shard on this platform."""
+
+    code = "LP128"
+
+
+class VersionFixed(ReconcilerError):
+    """A shard's major version cannot be changed in place.
+
+    The data directory of one major version of PostgreSQL cannot be opened by another. Keys are
+    moved to a shard of the new version instead.
+    """
+
+    code = "LP129"
+
+
+class LocalPlatform:
+    """Runs shards in one home; see ``engine.ports.Platform``.
+
+    Raises NotAHome when the folder was not created by ``platform up``.
+    """
+
+    name: str = "local"
+    not_applied: tuple[str, ...] = (
+        "resources.cpu",
+        "resources.memory",
+        "storage.size",
+        "storage.class",
+    )
+
+    def __init__(self, root: Path) -> None:
+        self._home = open_home(root)
+        self._secrets = SecretsStore(self._home)
+        self._token: int | None = None
+
+    def observe(self) -> tuple[PlatformShard, ...]:
+        """Return all shards, sorted by key, from the home's records and ``/proc``."""
+        with typed_os_errors(self._home.root):
+            return tuple(
+                dataclasses.replace(seen, staged=self._secrets.staged(seen.key))
+                for seen in (_observed(self._home, record) for record in self._home.shards())
+            )
+
+    def ensure_members(self, blueprint: ShardBlueprint, ordinals: tuple[int, ...]) -> None:
+        """Create those that are missing, start those that do not run; does not wait for health.
+
+        Raises VersionFixed, PostgresMissing, EtcdNotUp, PortTaken, DiskFull, NotStarted.
+        """
+        tls_built_in = find_postgres(blueprint.version).tls
+        with self._change() as lock:
+            self._require_etcd()
+            shard = self._recorded(blueprint, ordinals, tls_built_in)
+            start_members(self._home, shard, ordinals, lock)
+
+    def remove_member(self, key: ScopeKey, name: MemberName) -> None:
+        """Stop a member and delete its data; nothing happens when it is gone."""
+        with self._change():
+            shard = read_record(self._home.shard_record(key), ShardRecord)
+            gone = shard.member(member_ordinal(name)) if shard else None
+            if shard is None or gone is None:
+                return
+            leaving = Member(self._home, shard, gone)
+            member.stop([leaving])
+            if etcd_server.running(self._home):  # a killed Patroni leaves its key until the ttl
+                prefix = f"{patroni_namespace(key.namespace)}/{key.scope}"
+                etcd_server.delete_key(self._home, self._ports(), f"{prefix}/members/{name}")
+            if leaving.folder.exists():
+                shutil.rmtree(leaving.folder)
+            rest = tuple(m for m in shard.members if m != gone)
+            write_record(self._home.shard_record(key), dataclasses.replace(shard, members=rest))
+
+    def stop_shard(self, key: ScopeKey) -> None:
+        """Stop all members on purpose, keep the data, and remember it."""
+        with self._change():
+            shard = self._shard(key)
+            if not shard.stopped:
+                self._write(dataclasses.replace(shard, stopped=True))
+            member.stop(member.members_of(self._home, shard))
+
+    def start_shard(self, key: ScopeKey) -> None:
+        """Start a shard that was stopped on purpose."""
+        with self._change() as lock:
+            self._require_etcd()
+            shard = dataclasses.replace(self._shard(key), stopped=False)
+            self._write(shard)
+            start_members(self._home, shard, tuple(m.ordinal for m in shard.members), lock)
+
+    def destroy_shard(self, key: ScopeKey) -> None:
+        """Stop a shard and delete all of it: data, passwords, Patroni's keys in etcd."""
+        with self._change():
+            record = self._home.shard_record(key)
+            shard = read_record(record, ShardRecord)
+            if shard is None:
+                return
+            prefix = f"{patroni_namespace(key.namespace)}/{key.scope}/"
+            # Interrupted half-way, it must not be started again as an empty shard.
+            self._write(dataclasses.replace(shard, stopped=True))
+            member.stop(member.members_of(self._home, shard))
+            etcd_server.delete_prefix(self._home, self._ports(), prefix)
+            for one in member.members_of(self._home, shard):
+                shutil.rmtree(one.folder, ignore_errors=True)
+            self._secrets.delete(key)
+            # The record goes last: as long as it is there, this call can be repeated.
+            shutil.rmtree(record.parent)
+
+    def credential(self, key: ScopeKey, role: str) -> Credential:
+        """Return the current login of a role. Raises CredentialMissing."""
+        with typed_os_errors(self._home.root):
+            return self._secrets.read(key, role)
+
+    def ensure_credential(self, key: ScopeKey, role: str) -> Credential:
+        """Return the current login, generated when there is none."""
+        with self._change():
+            return self._secrets.ensure(key, role)
+
+    def stage_credential(self, key: ScopeKey, role: str) -> Credential:
+        """Return the next login of a rotation; the same one until it is promoted."""
+        with self._change():
+            return self._secrets.stage(key, role)
+
+    def promote_credential(self, key: ScopeKey, role: str) -> None:
+        """Make the staged login the current one; Patroni learns within seconds what it uses."""
+        with self._change():
+            self._secrets.promote(key, role)
+            shard = read_record(self._home.shard_record(key), ShardRecord)
+            if shard is not None and role in PATRONI_ROLES:
+                for one in member.members_of(self._home, shard):
+                    member.write_files(one, self._ports(), self._secrets)
+                    member.reload(one)
+
+    def client_tls(self) -> TlsFiles:
+        """Return the client certificate for PostgreSQL, Patroni and etcd."""
+        return tls.client_files(self._home)
+
+    def etcd_endpoints(self) -> tuple[str, ...]:
+        """Return etcd's client addresses."""
+        return (f"https://{LOOPBACK}:{self._ports().etcd_client_port}",)
+
+    def psql_path(self, version: str) -> str:
+        """Return the psql of a major version. Raises PostgresMissing."""
+        return str(Path(find_postgres(version).bin_dir) / "psql")
+
+    def fence(self, token: FencingToken) -> None:
+        """Refuse from now on every holder of a lower token. Raises FencedOff when this is lower."""
+        self._token = token
+        with self._change():
+            if token > self._highest_token():
+                write_file(self._fence_path, f"{token}\n".encode())
+
+    @contextlib.contextmanager
+    def _change(self) -> Iterator[int]:
+        with locked(self._home) as lock:
+            highest = self._highest_token()
+            if self._token is not None and self._token < highest:
+                raise FencedOff(
+                    f"token {self._token}",
+                    f"a holder with token {highest} has taken over",
+                    remedy="let the other one finish, then plan again",
+                )
+            yield lock
+
+    @property
+    def _fence_path(self) -> Path:
+        return self._home.root / "fence"
+
+    def _highest_token(self) -> int:
+        return int(self._fence_path.read_text()) if self._fence_path.exists() else 0
+
+    def _ports(self) -> HomeRecord:
+        return home_record(self._home)
+
+    def _shard(self, key: ScopeKey) -> ShardRecord:
+        shard = read_record(self._home.shard_record(key), ShardRecord)
+        if shard is None:
+            there = ", ".join(str(s.key) for s in self.observe()) or "none"
+            raise ShardUnknown(str(key), f"not on this platform; there are: {there}")
+        return shard
+
+    def _require_etcd(self) -> None:
+        if etcd_server.running(self._home) is None:
+            raise etcd_server.EtcdNotUp(
+                "etcd", "it does not run", remedy="start it: shardwright platform up"
+            )
+
+    def _recorded(
+        self, blueprint: ShardBlueprint, ordinals: tuple[int, ...], tls_built_in: bool
+    ) -> ShardRecord:
+        """Write the shard as it is asked for, with ports for its new members."""
+        known = read_record(self._home.shard_record(blueprint.key), ShardRecord)
+        if known is not None and known.version != blueprint.version:
+            raise VersionFixed(
+                str(blueprint.key),
+                f"runs PostgreSQL {known.version}, asked for {blueprint.version}",
+                remedy="add a shard of the new version and move the keys to it",
+            )
+        members = known.members if known else ()
+        new = sorted(set(ordinals) - {m.ordinal for m in members})
+        if new:
+            require_room(self._home, member.ROOM_BYTES * len(new), f"{len(new)} new members")
+        ports = choose_ports(2 * len(new), self._taken_ports())
+        added = [MemberRecord(o, ports[2 * i], ports[2 * i + 1]) for i, o in enumerate(new)]
+        shard = ShardRecord(
+            blueprint.namespace,
+            blueprint.database,
+            blueprint.scope,
+            blueprint.version,
+            blueprint.instances,
+            blueprint.synchronous,
+            # Those of the bootstrap: later ones are Patroni's, and here they would be stale.
+            known.parameters if known else blueprint.parameters,
+            blueprint.resources,
+            tuple(sorted([*members, *added])),
+            tls=known.tls if known else tls_built_in,
+        )
+        if shard != known:
+            self._write(shard)
+        return shard
+
+    def _taken_ports(self) -> frozenset[int]:
+        ports = self._ports()
+        of_members = [
+            port
+            for shard in self._home.shards()
+            for one in shard.members
+            for port in (one.postgres_port, one.patroni_port)
+        ]
+        return frozenset([ports.etcd_client_port, ports.etcd_peer_port, *of_members])
+
+    def _write(self, shard: ShardRecord) -> None:
+        key = ScopeKey(Namespace(shard.namespace), Scope(shard.scope))
+        write_record(self._home.shard_record(key), shard)
+
+
+def home_record(home: Home) -> HomeRecord:
+    """Return the home's record. Raises EtcdNotUp when the platform was never up."""
+    record = read_record(home.record, HomeRecord)
+    if record is None:
+        raise etcd_server.EtcdNotUp(
+            str(home.root), "was never up", remedy="start it: shardwright platform up"
+        )
+    return record
+
+
+def start_members(home: Home, shard: ShardRecord, ordinals: tuple[int, ...], lock: int) -> None:
+    """Start the members that do not run, their files written anew from the records.
+
+    Those that run are left alone: their Patroni has read its file.
+    """
+    for one in member.members_of(home, shard):
+        if one.record.ordinal in ordinals and one.supervisor is None:
+            member.write_files(one, home_record(home), SecretsStore(home))
+            member.start(one, lock)
+
+
+def _observed(home: Home, shard: ShardRecord) -> PlatformShard:
+    return PlatformShard(
+        ScopeKey(Namespace(shard.namespace), Scope(shard.scope)),
+        DatabaseName(shard.database),
+        shard.version,
+        tuple(
+            PlatformMember(one.name, one.endpoint, one.supervisor is not None)
+            for one in member.members_of(home, shard)
+        ),
+        shard.synchronous,
+        shard.resources,
+        shard.stopped,
+    )

@@ -1,0 +1,202 @@
+"""Moving key ranges between two live shards by logical replication: the port ``Mover``.
+
+resharding.md has the protocol and the measurements; ``workflow.reshard`` decides what comes when.
+Every call may be repeated, and cut short anywhere: what it left is seen by the next look, and the
+same call goes on from there. Names tell what belongs to a move: publication, slot and subscription
+``shardwright_<id>_fwd…`` and ``…_rev``; notes in ``shardwright.moved``, ``move_ddl`` and ``beat``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from reconciler.edges import (
+    replication_clean,
+    replication_copy,
+    replication_cut,
+    replication_preflight,
+    replication_streams,
+    replication_verify,
+    replication_view,
+)
+from reconciler.edges.postgres_session import PostgresTimeouts
+from reconciler.edges.replication_ends import (
+    Ends,
+    Limits,
+    NotReady,
+    check_fence,
+    install,
+    one_text,
+    open_session,
+    server,
+)
+from reconciler.edges.replication_guards import (
+    GuardsForbid,
+    accepting,
+    change_guards,
+    narrowed,
+    read_guards,
+    refuse_stale,
+)
+from reconciler.model.access import Seat
+from reconciler.model.moves import (
+    Comparison,
+    CopyProgress,
+    CutResult,
+    Move,
+    MoveView,
+    Obstacle,
+    Side,
+)
+from reconciler.model.names import Epoch, FencingToken
+
+_NOBODY = FencingToken(0)
+
+
+class LogicalMover:
+    """The port ``Mover``. Safe to share between threads: no session is kept."""
+
+    def __init__(
+        self,
+        limits: Limits = Limits(),  # noqa: B008  frozen
+        timeouts: PostgresTimeouts = PostgresTimeouts(),  # noqa: B008  frozen
+    ) -> None:
+        self._limits, self._timeouts = limits, timeouts
+
+    def preflight(self, move: Move, source: Seat, target: Seat) -> tuple[Obstacle, ...]:
+        """Return all that is in the way of the move; changes nothing."""
+        return replication_preflight.preflight(self._ends(move, source, target, _NOBODY))
+
+    def view(self, move: Move, source: Seat, target: Seat, map_epoch: Epoch) -> MoveView:
+        """Return what is seen. A side that does not answer is Unseen; nothing is raised for it."""
+        return replication_view.view(self._ends(move, source, target, _NOBODY), map_epoch)
+
+    def prepare_target(self, move: Move, source: Seat, target: Seat, token: FencingToken) -> None:
+        """Make our own tables at both sides, and the target refuse the keys by itself.
+
+        Raises GuardsForbid when the target accepts them, GuardImpossible, LockNotObtained.
+        """
+        ends = self._ends(move, source, target, token)
+        install(ends.source, token)
+        install(ends.target, token)
+        with open_session(ends.target) as connection:
+            guards = read_guards(connection)
+            if accepting(move, guards):
+                raise GuardsForbid(ends.target.subject, f"it accepts {move.keys} already")
+            changes = narrowed(move, guards, move.target_keys, Epoch(move.epoch - 1))
+            change_guards(connection, ends.target, move, changes, token)
+            with connection.transaction():
+                check_fence(connection, token)
+                connection.execute(
+                    "INSERT INTO shardwright.moved (move_id) VALUES (%s) ON CONFLICT DO NOTHING",
+                    [move.id],
+                )
+
+    def publish(self, move: Move, source: Seat, target: Seat, token: FencingToken) -> None:
+        """Publish the keys' rows at the source. Raises FilterVoid when the filters are not so."""
+        replication_streams.publish_forward(self._ends(move, source, target, token))
+
+    def copy(
+        self,
+        move: Move,
+        source: Seat,
+        target: Seat,
+        token: FencingToken,
+        progress: Callable[[CopyProgress], None],
+        stopping: Callable[[], bool],
+    ) -> None:
+        """Copy the rows under a new slot's snapshot; one that was cut short starts over.
+
+        ``progress`` is called from several threads, one at a time. Raises SlotBlocked, CopyStopped.
+        """
+        ends = self._ends(move, source, target, token)
+        replication_copy.copy_rows(ends, progress, stopping)
+
+    def build_indexes(self, move: Move, source: Seat, target: Seat, token: FencingToken) -> None:
+        """Build what the copy took away, and gather statistics. Raises IndexNotBuilt."""
+        replication_copy.build_indexes(self._ends(move, source, target, token))
+
+    def subscribe(self, move: Move, source: Seat, target: Seat, token: FencingToken) -> None:
+        """Let the target follow the slot of the copy. Raises NotReady without a whole copy."""
+        ends = self._ends(move, source, target, token)
+        with open_session(ends.target) as connection:
+            query = "SELECT slot FROM shardwright.moved WHERE move_id = %s"
+            slot = one_text(connection, query, move.id)
+        if not slot:
+            raise NotReady(f"move {move.id}", "no whole copy is at the target")
+        replication_streams.subscribe(ends.target, ends.source, ends.forward, slot, ends)
+
+    def verify(self, move: Move, source: Seat, target: Seat, token: FencingToken) -> Comparison:
+        """Compare all rows exactly, and note that they were equal. Raises NotReady."""
+        return replication_verify.verify(self._ends(move, source, target, token))
+
+    def arm(self, move: Move, source: Seat, target: Seat, token: FencingToken) -> None:
+        """Make the way back ready: a publication and a slot at the target. Raises SlotBlocked."""
+        replication_streams.arm(self._ends(move, source, target, token))
+
+    def cut(self, move: Move, source: Seat, target: Seat, token: FencingToken) -> CutResult:
+        """Fence, drain, seal, open; backs out by itself beyond ``pause_max_ms``.
+
+        Raises NotReady, with nothing changed, when the stream is not close behind.
+        """
+        ends = self._ends(move, source, target, token)
+        return replication_cut.cut(ends, replication_cut.forward_way(ends))
+
+    def roll_back_cut(
+        self, move: Move, source: Seat, target: Seat, token: FencingToken
+    ) -> CutResult:
+        """As ``cut`` with the roles exchanged: the source gets its keys back."""
+        ends = self._ends(move, source, target, token)
+        return replication_cut.cut(ends, replication_cut.backward_way(ends))
+
+    def finish_opening(self, move: Move, source: Seat, target: Seat, token: FencingToken) -> None:
+        """Open the tables at the target that are closed. Raises GuardsForbid."""
+        replication_cut.finish_opening(self._ends(move, source, target, token))
+
+    def unfence(self, move: Move, source: Seat, target: Seat, token: FencingToken) -> None:
+        """Let the source accept the keys again. Raises GuardsForbid once the target does."""
+        replication_cut.unfence(self._ends(move, source, target, token))
+
+    def reverse(self, move: Move, source: Seat, target: Seat, token: FencingToken) -> None:
+        """Drop the forward stream, then let the source follow the target.
+
+        From here on the source refuses UPDATEs and DELETEs of clients that do not know the epoch.
+        """
+        ends = self._ends(move, source, target, token)
+        replication_streams.drop_forward(ends)
+        replication_streams.subscribe(ends.source, ends.target, ends.reverse, ends.reverse, ends)
+        refuse_stale(ends.source, move, move.epoch, token)
+
+    def clean(self, move: Move, source: Seat, target: Seat, token: FencingToken) -> None:
+        """Remove every stream and note from the sides that answer; raises for one that does not."""
+        replication_clean.clean(self._ends(move, source, target, token))
+
+    def prune(
+        self,
+        move: Move,
+        side: Side,
+        source: Seat,
+        target: Seat,
+        token: FencingToken,
+        stopping: Callable[[], bool],
+    ) -> int:
+        """Delete the keys' rows at a side that refuses them; returns how many are left.
+
+        Raises GuardsForbid when that side accepts them.
+        """
+        return replication_clean.prune(self._ends(move, source, target, token), side, stopping)
+
+    def sweep(self, seat: Seat) -> tuple[str, ...]:
+        """List every object and note of any move that is on a side."""
+        return replication_clean.sweep(server(seat, self._timeouts))
+
+    def _ends(self, move: Move, source: Seat, target: Seat, token: FencingToken) -> Ends:
+        return Ends(
+            move,
+            server(source, self._timeouts),
+            server(target, self._timeouts),
+            tuple(member.name for member in source.login.members),
+            tuple(member.name for member in target.login.members),
+            token,
+            self._limits,
+        )

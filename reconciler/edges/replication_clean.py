@@ -1,0 +1,206 @@
+"""Taking a move away: its streams and notes, then, where the keys were lost, their rows."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import psycopg
+from psycopg import sql
+
+from reconciler.edges.postgres_session import Target as Server
+from reconciler.edges.replication_ends import (
+    Ends,
+    check_fence,
+    one_text,
+    open_session,
+    patient,
+    run,
+    share_fence,
+)
+from reconciler.edges.replication_guards import (
+    GuardsForbid,
+    accepting,
+    read_guards,
+    refuse_stale,
+    refusing,
+)
+from reconciler.edges.replication_indexes import rebuild
+from reconciler.edges.replication_streams import (
+    drop_publication,
+    drop_slots,
+    drop_subscription,
+    stop_following,
+)
+from reconciler.edges.replication_tables import Heap, MovedTable, sharded_tables
+from reconciler.model.errors import ReconcilerError
+from reconciler.model.moves import Side
+from reconciler.model.names import Epoch
+
+_LEFT = """
+SELECT 'publication ' || pubname FROM pg_publication WHERE pubname ~ %(ours)s
+UNION ALL SELECT 'slot ' || slot_name FROM pg_replication_slots
+           WHERE slot_name ~ %(ours)s AND database = current_database()
+UNION ALL SELECT 'subscription ' || subname FROM pg_subscription WHERE subname ~ %(ours)s
+             AND subdbid = (SELECT oid FROM pg_database WHERE datname = current_database())
+ORDER BY 1
+"""
+_NOTES = """
+SELECT 'beats ' || lane FROM shardwright.beat GROUP BY lane
+UNION ALL SELECT 'note ' || move_id FROM shardwright.moved
+UNION ALL SELECT 'definitions ' || move_id FROM shardwright.move_ddl GROUP BY move_id
+ORDER BY 1
+"""
+_OURS = "^shardwright_m[0-9a-f]{8}_"
+
+
+def clean(ends: Ends) -> None:
+    """Remove streams and notes of the move from both sides, as far as they answer.
+
+    Workers are stopped first, then slots go, then subscriptions: a slot that outlives its
+    subscription would be followed again from behind what was applied. What one side does not let
+    happen is raised at the end, after all that the other allows is done.
+    """
+    source, target, token = ends.source, ends.target, ends.token
+    steps: list[Callable[[], None]] = [
+        lambda: stop_following(target, ends.forward, token),
+        lambda: stop_following(source, ends.reverse, token),
+        lambda: drop_slots(source, ends.forward),
+        lambda: drop_slots(target, ends.reverse),
+        lambda: drop_subscription(target, ends.forward, token),
+        lambda: drop_subscription(source, ends.reverse, token),
+        lambda: drop_publication(source, ends.forward, token),
+        lambda: drop_publication(target, ends.reverse, token),
+        lambda: _forget(ends, source),
+        lambda: _forget(ends, target),
+        lambda: _forget_copy(ends),
+    ]
+    errors = []
+    for step in steps:
+        try:
+            step()
+        except ReconcilerError as error:
+            errors.append(error)
+    if errors:
+        raise errors[0]
+
+
+def _installed(connection: psycopg.Connection) -> bool:
+    return one_text(connection, "SELECT to_regclass('shardwright.moved')") != ""
+
+
+def _forget(ends: Ends, at: Server) -> None:
+    with open_session(at) as connection:
+        if not _installed(connection):
+            return
+        with connection.transaction():
+            check_fence(connection, ends.token)
+            connection.execute(
+                "DELETE FROM shardwright.beat WHERE lane = ANY(%s)", [[ends.forward, ends.reverse]]
+            )
+
+
+def _forget_copy(ends: Ends) -> None:
+    """Forget the copy at the target; while it does not own the rows, that they are ours stays."""
+    with open_session(ends.target) as connection:
+        if not _installed(connection):
+            return
+        with connection.transaction():
+            check_fence(connection, ends.token)
+            owned = accepting(ends.move, read_guards(connection))
+            connection.execute(
+                "UPDATE shardwright.moved SET slot = '', lsn = NULL, timeline = '',"
+                " indexed = false, verified = '', cut_timeline = '' WHERE move_id = %s",
+                [ends.move.id],
+            )
+            connection.execute(
+                "DELETE FROM shardwright.moved WHERE move_id = %s AND (%s OR NOT begun)",
+                [ends.move.id, bool(owned)],
+            )
+
+
+def prune(ends: Ends, side: Side, stopping: Callable[[], bool]) -> int:
+    """Delete the keys' rows at a side that refuses them, in batches with pauses between.
+
+    Returns how many rows are left: 0, unless it was asked to stop. Raises GuardsForbid.
+    """
+    at = ends.source if side is Side.SOURCE else ends.target
+    epoch = ends.move.epoch if side is Side.SOURCE else Epoch(ends.move.epoch + 1)
+    lost = _refuse_unless_lost(ends, at)
+    if side is Side.SOURCE or lost:
+        refuse_stale(at, ends.move, epoch, ends.token)
+    with open_session(patient(at, ends.limits), session_replication_role="replica") as connection:
+        tables = sharded_tables(connection, ends.move)
+        for table in tables:
+            for heap in table.heaps:
+                if not _prune_heap(connection, ends, at, (table, heap), stopping):
+                    return sum(_count(connection, ends, t) for t in tables)
+    if side is Side.TARGET:
+        _forget_prepared(ends)
+    return 0
+
+
+def _refuse_unless_lost(ends: Ends, at: Server) -> bool:
+    """Raise GuardsForbid unless every table refuses; tell whether clients were ever sent here."""
+    with open_session(at) as connection:
+        refused = refusing(ends.move, read_guards(connection))
+    open_here = sorted({t.name for t in ends.move.tables} - set(refused))
+    if open_here:
+        problem = f"it accepts the keys in {', '.join(open_here)}: their rows are not deleted"
+        raise GuardsForbid(at.subject, problem)
+    return bool(ends.move.switched_at)
+
+
+def _prune_heap(
+    connection: psycopg.Connection,
+    ends: Ends,
+    at: Server,
+    part: tuple[MovedTable, Heap],
+    stopping: Callable[[], bool],
+) -> bool:
+    """Go once through a heap; nothing new can come, as the guard refuses. False: was stopped."""
+    table, heap = part
+    pages, limits = -(-heap.main_bytes // 8192), ends.limits
+    for first in range(0, pages, limits.prune_pages):
+        if stopping():
+            return False
+        begun = time.monotonic()
+        with connection.transaction():
+            share_fence(connection, at, ends.token)
+            run(
+                connection,
+                "DELETE FROM ONLY {} WHERE ctid >= {}::tid AND ctid < {}::tid AND {}",
+                heap.identifier,
+                sql.Literal(f"({first},0)"),
+                sql.Literal(f"({first + limits.prune_pages},0)"),
+                table.where(ends.move.keys),
+            )
+        worked = time.monotonic() - begun
+        time.sleep(worked * (1 - limits.prune_share) / limits.prune_share)
+    return True
+
+
+def _count(connection: psycopg.Connection, ends: Ends, table: MovedTable) -> int:
+    query = sql.SQL("SELECT count(*) FROM {} WHERE {}").format(
+        table.identifier, table.where(ends.move.keys)
+    )
+    row = connection.execute(query).fetchone()
+    return int(row[0]) if row else 0
+
+
+def _forget_prepared(ends: Ends) -> None:
+    """The target is as it was: its indexes are back, and nothing of the move is noted."""
+    rebuild(patient(ends.target, ends.limits), ends)
+    with open_session(ends.target) as connection, connection.transaction():
+        check_fence(connection, ends.token)
+        if _installed(connection):
+            connection.execute("DELETE FROM shardwright.moved WHERE move_id = %s", [ends.move.id])
+
+
+def sweep(at: Server) -> tuple[str, ...]:
+    """List every object and note of any move that is on a side, sorted within each kind."""
+    with open_session(at) as connection:
+        found = [str(text) for (text,) in connection.execute(_LEFT, {"ours": _OURS})]
+        if _installed(connection):
+            found += [str(text) for (text,) in connection.execute(_NOTES)]
+    return tuple(found)

@@ -1,0 +1,319 @@
+"""The cut: fence, drain, seal, open. Writers of the keys wait from its first step to its last.
+
+Nothing that can be done before is done within: sessions are open, statements made, sequences and
+the way back's slot brought close. A fence is one round trip a table. Its commit is not waited for,
+but the last one's is, which comes after the others in the same WAL. Until the first table is opened
+the cut may back out, and does so by itself when writers would wait for longer than they may; from
+then on there is only forward (resharding.md, sections 3 and 7).
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+import psycopg
+from psycopg import errors as pg
+from psycopg import sql
+
+from reconciler.edges.postgres_session import Target as Server
+from reconciler.edges.replication_ends import (
+    Ends,
+    has_beat,
+    open_session,
+    timeline,
+)
+from reconciler.edges.replication_guards import (
+    GuardChange,
+    GuardsForbid,
+    accepting,
+    change_guards,
+    locked,
+    narrowed,
+    read_guards,
+    refusing,
+    statements,
+    try_locked,
+    widened,
+)
+from reconciler.edges.replication_ready import behind_standbys, blockers, check_ready
+from reconciler.edges.replication_seal import (
+    FLUSH,
+    READ_SEQUENCES,
+    SEQUENCE_ROOM,
+    Sequences,
+    advance_slot,
+    carry_sequences,
+    overtook,
+    read_sequences,
+)
+from reconciler.model.errors import ReconcilerError
+from reconciler.model.keyspace import KeySet
+from reconciler.model.moves import CutResult
+from reconciler.model.names import Epoch
+
+POLL_S = 0.0003
+_LOCKED = (pg.LockNotAvailable, pg.DeadlockDetected)
+
+
+class _BackOut(Exception):
+    """Writers would wait for longer than they may. Never leaves this module."""
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """One direction of a cut: who loses the keys, who gains them, and by which stream.
+
+    ``back_slot`` is the slot of the way back at the gainer, empty on the way back itself;
+    ``alone`` when nobody writes at the gainer yet.
+    """
+
+    loser: Server
+    gainer: Server
+    loser_keys: KeySet
+    gainer_keys: KeySet
+    loser_members: tuple[str, ...]
+    epoch: Epoch
+    lane: str
+    back_slot: str
+    alone: bool
+
+
+@dataclass(slots=True)
+class _Run:
+    """A cut under way. ``until`` is when it has to back out, on the monotonic clock."""
+
+    ends: Ends
+    way: Way
+    here: psycopg.Connection
+    there: psycopg.Connection
+    until: float
+    sequences: Sequences
+    timeline: str
+    fenced: list[GuardChange] = field(default_factory=list)
+
+    def left_ms(self) -> int:
+        """Return how long it may go on, at least 1 ms. Raises _BackOut."""
+        left = (self.until - time.monotonic()) * 1000
+        if left <= 0:
+            raise _BackOut("the limit was reached")
+        return max(1, int(left))
+
+
+def forward_way(ends: Ends) -> Way:
+    """Return the way from source to target."""
+    move = ends.move
+    return Way(
+        ends.source,
+        ends.target,
+        move.source_keys,
+        move.target_keys,
+        ends.source_members,
+        move.epoch,
+        ends.forward,
+        ends.reverse,
+        alone=not move.target_keys,
+    )
+
+
+def backward_way(ends: Ends) -> Way:
+    """Return the way back, one epoch later."""
+    move = ends.move
+    return Way(
+        ends.target,
+        ends.source,
+        move.target_keys | move.keys,
+        move.source_keys - move.keys,
+        ends.target_members,
+        Epoch(move.epoch + 1),
+        ends.reverse,
+        "",
+        alone=False,
+    )
+
+
+def cut(ends: Ends, way: Way) -> CutResult:
+    """Hand the keys over. Raises NotReady with nothing changed when its moment has not come."""
+    move = ends.move
+    with open_session(way.loser) as here, open_session(way.gainer) as there:
+        closing = narrowed(move, read_guards(here), way.loser_keys, way.epoch)
+        gaining = read_guards(there)
+        opening = widened(move, gaining, way.gainer_keys, way.epoch)
+        if accepting(move, gaining):
+            _open_rest(ends, way, here, there)
+            return CutResult(opened=True, pause_ms=0.0)
+        check_ready(ends, here, there, way.lane, way.back_slot)
+        sequences = read_sequences(here)
+        carry_sequences(there, sequences, room=SEQUENCE_ROOM)
+        if way.back_slot:
+            advance_slot(there, way.back_slot, FLUSH)
+        fences = [(c, statements(here, way.loser, move, c)) for c in closing]
+        openings = [(c, statements(there, way.gainer, move, c)) for c in opening]
+        line = timeline(here)
+        begun = time.monotonic()
+        limit = begun + move.pause_max_ms / 1000
+        run = _Run(ends, way, here, there, limit, sequences, line)
+        try:
+            _close(run, fences)
+            _open_first(run, openings)
+        except _BackOut as why:
+            _give_back(run)
+            return CutResult(False, _since(begun), str(why))
+        _open_others(run, openings)
+        return CutResult(True, _since(begun))
+
+
+def _since(begun: float) -> float:
+    return (time.monotonic() - begun) * 1000
+
+
+def _close(run: _Run, fences: list[tuple[GuardChange, sql.Composed]]) -> None:
+    """Fence, drain and seal; whatever fails here, nothing is open and the loser gets its keys."""
+    try:
+        beat = secrets.randbits(62)
+        lsn, sequences = _fence(run, fences, beat)
+        _drain(run, beat, lsn)
+        _seal(run, sequences)
+    except (psycopg.Error, ReconcilerError):
+        with suppress(psycopg.Error, ReconcilerError):
+            _give_back(run)
+        raise
+
+
+def _fence(
+    run: _Run, fences: list[tuple[GuardChange, sql.Composed]], beat: int
+) -> tuple[str, Sequences]:
+    """Narrow the loser's guards, one table a transaction; the lock waits writers out.
+
+    The last one also writes the beat: by its commit every writer in flight has ended. Returns a
+    position in the WAL after all fences but that commit, and the sequences as of then.
+    """
+    tail = sql.SQL(
+        "INSERT INTO shardwright.beat (lane, v) VALUES ({}, {});"
+        " SELECT pg_current_wal_insert_lsn()::text, s.* FROM ({}) AS s"
+    ).format(sql.Literal(run.way.lane), sql.Literal(beat), sql.SQL(READ_SEQUENCES))
+    seen: tuple[str, Sequences] = ("", ([], [], []))
+    for number, (change, body) in enumerate(fences, 1):
+        last = number == len(fences)
+        if change.needed:
+            whole = sql.SQL("; ").join([body, tail]) if last else body
+            table, wait_ms = [change.table], run.left_ms()
+            seen = _fence_one(
+                run, change, locked(table, whole, run.ends.token, wait_ms=wait_ms, flushed=last)
+            )
+            run.fenced.append(change)
+        elif last:
+            seen = _last_row(run.here.execute(tail))
+    return seen
+
+
+def _fence_one(run: _Run, change: GuardChange, whole: sql.Composed) -> tuple[str, Sequences]:
+    try:
+        return _last_row(run.here.execute(whole))
+    except _LOCKED:
+        name = change.table.name
+        who = blockers(run.here, name)
+        raise _BackOut(f"{name} was not free of writers in time: {who}") from None
+
+
+def _last_row(cursor: psycopg.Cursor) -> tuple[str, Sequences]:
+    """Return what the last of several statements answered, if it did."""
+    while cursor.nextset():
+        pass
+    row = cursor.fetchone() if cursor.description else None
+    return (str(row[0]), (row[1], row[2], row[3])) if row and len(row) == 4 else ("", ([], [], []))
+
+
+def _drain(run: _Run, beat: int, lsn: str) -> None:
+    """Wait for the beat: once it arrives, all before it has arrived.
+
+    Its commit is synchronous, so the fences are on a synchronous standby; any other member that
+    may be promoted has to have them as well, or its promotion would un-fence.
+    """
+    while not has_beat(run.there, run.way.lane, beat):
+        try:
+            run.left_ms()
+        except _BackOut:
+            raise _BackOut(f"{run.way.gainer.name} had not applied everything in time") from None
+        time.sleep(POLL_S)
+    while late := behind_standbys(run.here, run.way.loser_members, lsn):
+        if time.monotonic() > run.until:
+            raise _BackOut(f"{late} had not got the fence in time")
+        time.sleep(POLL_S)
+
+
+def _seal(run: _Run, sequences: Sequences) -> None:
+    """Sequences go on beyond the loser's; the way back begins after what was applied."""
+    if overtook(run.sequences, sequences):
+        carry_sequences(run.there, sequences, room=0)
+    if run.way.back_slot:
+        note = sql.SQL("UPDATE shardwright.moved SET cut_timeline = {} WHERE move_id = {}")
+        move, line = sql.Literal(run.ends.move.id), sql.Literal(run.timeline)
+        advance_slot(run.there, run.way.back_slot, note.format(line, move))
+    run.left_ms()
+
+
+def _open_first(run: _Run, openings: list[tuple[GuardChange, sql.Composed]]) -> None:
+    """Open one table, the commit point; all in one transaction where no writer can be in between.
+
+    Only a lock that was not free is a reason to back out: any other failure leaves it open whether
+    the table is open, and only a look can tell.
+    """
+    first = openings if run.way.alone else openings[:1]
+    body = sql.SQL("; ").join([body for _, body in first])
+    tables = [change.table for change, _ in first]
+    try:
+        run.there.execute(locked(tables, body, run.ends.token, wait_ms=run.left_ms()))
+    except _LOCKED:
+        who = blockers(run.there, tables[0].name)
+        raise _BackOut(f"{tables[0].name} could not be opened in time: {who}") from None
+
+
+def _open_others(run: _Run, openings: list[tuple[GuardChange, sql.Composed]]) -> None:
+    if not run.way.alone:
+        for change, body in openings[1:]:
+            try_locked(run.there, [change.table], body, run.ends.token)
+
+
+def _give_back(run: _Run) -> None:
+    """Let the loser accept the keys again: what its guards said before."""
+    undone = [change.undone() for change in run.fenced]
+    changes = [change for change in undone if change is not None]
+    change_guards(run.here, run.way.loser, run.ends.move, changes, run.ends.token)
+    _widen(run.ends, run.way, run.here)
+
+
+def _widen(ends: Ends, way: Way, here: psycopg.Connection) -> None:
+    before = Epoch(way.epoch - 1)
+    changes = widened(ends.move, read_guards(here), way.loser_keys, before)
+    change_guards(here, way.loser, ends.move, changes, ends.token)
+
+
+def _open_rest(ends: Ends, way: Way, here: psycopg.Connection, there: psycopg.Connection) -> None:
+    """Open what is still closed at the gainer. Raises GuardsForbid unless the loser refuses all."""
+    closed = refusing(ends.move, read_guards(here))
+    still = sorted({t.name for t in ends.move.tables} - set(closed))
+    if still:
+        raise GuardsForbid(way.loser.subject, f"it accepts the keys in {', '.join(still)}")
+    changes = widened(ends.move, read_guards(there), way.gainer_keys, way.epoch)
+    change_guards(there, way.gainer, ends.move, changes, ends.token)
+
+
+def finish_opening(ends: Ends) -> None:
+    """Open the rest at the target, after a crash past the commit point; touches nothing else."""
+    way = forward_way(ends)
+    with open_session(way.loser) as here, open_session(way.gainer) as there:
+        _open_rest(ends, way, here, there)
+
+
+def unfence(ends: Ends) -> None:
+    """Let the source accept the keys again. Raises GuardsForbid once a table of the target does."""
+    way = forward_way(ends)
+    with open_session(way.loser) as here, open_session(way.gainer) as there:
+        open_there = accepting(ends.move, read_guards(there))
+        if open_there:
+            problem = f"it accepts the keys in {', '.join(open_there)}"
+            raise GuardsForbid(way.gainer.subject, problem)
+        _widen(ends, way, here)

@@ -1,0 +1,156 @@
+"""What an empty target does without while it is loaded, and gets back before it follows.
+
+Definition and removal are one transaction, and so are building and forgetting, so that a crash
+leaves each index either here or noted in ``shardwright.move_ddl``.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import psycopg
+from psycopg import errors as pg
+from psycopg import sql
+
+from reconciler.edges.postgres_session import Target as Server
+from reconciler.edges.replication_ends import Ends, check_fence, open_session, share_fence
+from reconciler.edges.replication_tables import MovedTable
+from reconciler.model.errors import ReconcilerError
+
+_ON_OURS = """
+  JOIN pg_class c ON c.oid = {owner} JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE c.relkind = 'r' AND NOT c.relispartition AND n.nspname || '.' || c.relname = ANY(%(names)s)
+"""
+_FOREIGN_KEYS = (
+    """
+SELECT 'fk',
+       format('ALTER TABLE %%I.%%I ADD CONSTRAINT %%I %%s NOT VALID', n.nspname, c.relname,
+              k.conname, regexp_replace(pg_get_constraintdef(k.oid), ' NOT VALID$', '')),
+       CASE WHEN k.convalidated THEN format('ALTER TABLE %%I.%%I VALIDATE CONSTRAINT %%I',
+                                            n.nspname, c.relname, k.conname) END,
+       obj_description(k.oid, 'pg_constraint'),
+       format('CONSTRAINT %%I ON %%I.%%I', k.conname, n.nspname, c.relname),
+       format('ALTER TABLE %%I.%%I DROP CONSTRAINT %%I', n.nspname, c.relname, k.conname)
+  FROM pg_constraint k
+  JOIN pg_class r ON r.oid = k.confrelid AND r.relkind = 'r' AND NOT r.relispartition
+"""
+    + _ON_OURS.format(owner="k.conrelid")
+    + """
+   AND k.contype = 'f' AND k.conparentid = 0 ORDER BY k.conname
+"""
+)
+_KEYS = (
+    """
+SELECT 'key',
+       format('ALTER TABLE %%I.%%I ADD CONSTRAINT %%I %%s', n.nspname, c.relname, k.conname,
+              pg_get_constraintdef(k.oid)),
+       NULL,
+       obj_description(k.oid, 'pg_constraint'),
+       format('CONSTRAINT %%I ON %%I.%%I', k.conname, n.nspname, c.relname),
+       format('ALTER TABLE %%I.%%I DROP CONSTRAINT %%I', n.nspname, c.relname, k.conname)
+  FROM pg_constraint k
+"""
+    + _ON_OURS.format(owner="k.conrelid")
+    + """
+   AND k.contype IN ('p', 'u', 'x') AND c.relreplident IN ('d', 'f') ORDER BY k.contype, k.conname
+"""
+)
+_INDEXES = (
+    """
+SELECT 'index', pg_get_indexdef(i.indexrelid), NULL,
+       obj_description(i.indexrelid, 'pg_class'),
+       format('INDEX %%I.%%I', n.nspname, x.relname),
+       format('DROP INDEX %%I.%%I', n.nspname, x.relname)
+  FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid
+"""
+    + _ON_OURS.format(owner="i.indrelid")
+    + """
+   AND i.indisvalid AND NOT i.indisreplident
+   AND NOT EXISTS (SELECT FROM pg_constraint k WHERE k.conindid = i.indexrelid)
+ ORDER BY x.relname
+"""
+)
+_NOTE = "INSERT INTO shardwright.move_ddl (move_id, kind, definition) VALUES (%s, %s, %s)"
+_STAGES = (("key", "index"), ("fk",), ("validate", "comment"))
+MAINTENANCE_MEMORY = "256MB"
+
+
+class IndexNotBuilt(ReconcilerError):
+    """An index or constraint that the target had before the copy cannot be built on its rows.
+
+    A unique index or foreign key that holds at the source as a whole may not hold for the moved
+    rows at the target: a foreign key without the shard key may point to a row that stayed.
+    """
+
+    code = "MV209"
+
+
+def take_away(connection: psycopg.Connection, ends: Ends, tables: list[MovedTable]) -> None:
+    """Note and drop foreign keys, then keys, then indexes of these tables, which are empty.
+
+    A key that something else rests on (a view, a foreign key from elsewhere) stays.
+    """
+    names = {"names": [t.name for t in tables]}
+    for query in (_FOREIGN_KEYS, _KEYS, _INDEXES):
+        for kind, definition, validation, comment, what, removal in connection.execute(
+            query, names
+        ).fetchall():
+            after = [("validate", validation)] if validation else []
+            if comment is not None:
+                text = sql.SQL("COMMENT ON {} IS {}").format(sql.SQL(what), sql.Literal(comment))
+                after.append(("comment", text.as_string(connection)))
+            try:
+                with connection.transaction():
+                    check_fence(connection, ends.token)
+                    for noted in ((kind, definition), *after):
+                        connection.execute(_NOTE, [ends.move.id, *noted])
+                    connection.execute(removal)
+            except (pg.DependentObjectsStillExist, pg.FeatureNotSupported):
+                continue
+
+
+def rebuild(target: Server, ends: Ends) -> None:
+    """Build what is noted, each with its note's removal: what needs no other side by side.
+
+    Raises IndexNotBuilt.
+    """
+    for kinds in _STAGES:
+        with open_session(target) as connection:
+            noted = connection.execute(
+                "SELECT ordinal, kind, definition FROM shardwright.move_ddl"
+                " WHERE move_id = %s AND kind = ANY(%s) ORDER BY ordinal",
+                [ends.move.id, list(kinds)],
+            ).fetchall()
+        with ThreadPoolExecutor(ends.limits.workers) as pool:
+            for built in [pool.submit(_build, target, ends, *one) for one in noted]:
+                built.result()
+
+
+def _build(target: Server, ends: Ends, ordinal: int, kind: str, definition: str) -> None:
+    # Two of one table wait for each other, for as long as one takes; nobody else is there.
+    options = {"maintenance_work_mem": MAINTENANCE_MEMORY, "lock_timeout": "0"}
+    with open_session(target, **options) as connection:
+        try:
+            with connection.transaction():
+                share_fence(connection, target, ends.token)
+                connection.execute(sql.SQL(definition))
+                connection.execute(
+                    "DELETE FROM shardwright.move_ddl WHERE move_id = %s AND ordinal = %s",
+                    [ends.move.id, ordinal],
+                )
+        except psycopg.IntegrityError as error:
+            raise _not_built(target, kind, definition, error) from None
+
+
+def _not_built(
+    target: Server, kind: str, definition: str, error: psycopg.IntegrityError
+) -> IndexNotBuilt:
+    said = " ".join(
+        part for part in (error.diag.message_primary, error.diag.message_detail) if part
+    )
+    remedy = "drop the foreign key in a schema file, or let it hold the shard key"
+    return IndexNotBuilt(
+        target.subject,
+        f"{definition}: {said}",
+        remedy=remedy if kind in ("fk", "validate") else "compare the rows with the source's",
+    )

@@ -1,0 +1,213 @@
+"""What is seen of a move at its two sides, each in one session, both at once."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import psycopg
+from psycopg import sql
+
+from reconciler.edges.postgres_session import Target as Server
+from reconciler.edges.replication_ends import Ends, open_session, timeline
+from reconciler.edges.replication_guards import accepting, read_guards, refusing
+from reconciler.edges.replication_ready import LAG
+from reconciler.edges.replication_tables import MovedTable, known_tables
+from reconciler.model.errors import ReconcilerError
+from reconciler.model.moves import Move, MoveView, Stage, Stream
+from reconciler.model.names import Epoch
+from reconciler.model.observed import ObservedGuard, Unseen
+
+LONG_TRANSACTION_S = 5
+
+_LOOK = f"""
+SELECT json_build_object(
+  'published', (SELECT json_agg(pubname) FROM pg_publication
+                 WHERE pubname IN (%(forward)s, %(reverse)s)),
+  'slots', (SELECT json_agg(json_build_array(s.slot_name, s.active, coalesce(s.wal_status, ''),
+                                             {LAG}) ORDER BY s.slot_name)
+              FROM pg_replication_slots s
+             WHERE s.database = current_database()
+               AND (starts_with(s.slot_name, %(forward)s) OR s.slot_name = %(reverse)s)),
+  'subscribed', (SELECT json_agg(subname) FROM pg_subscription
+                  WHERE subname IN (%(forward)s, %(reverse)s) AND subenabled
+                    AND subdbid = (SELECT oid FROM pg_database
+                                    WHERE datname = current_database())),
+  'stopped', (SELECT json_agg(subname) FROM pg_subscription
+               WHERE subname IN (%(forward)s, %(reverse)s) AND NOT subenabled
+                 AND subdbid = (SELECT oid FROM pg_database WHERE datname = current_database())),
+  'long', (SELECT json_agg(DISTINCT format('%%s %%s of %%s is in a transaction for %%s s',
+                    coalesce(nullif(a.application_name, ''), 'process'), a.pid, a.usename,
+                    extract(epoch FROM clock_timestamp() - a.xact_start)::int))
+             FROM pg_locks l JOIN pg_stat_activity a USING (pid)
+             JOIN pg_class c ON c.oid = l.relation
+             JOIN pg_namespace n ON n.oid = c.relnamespace
+            WHERE l.granted AND l.mode IN ('RowExclusiveLock', 'ShareRowExclusiveLock',
+                                           'ExclusiveLock', 'AccessExclusiveLock')
+              AND n.nspname || '.' || c.relname = ANY(%(tables)s)
+              AND a.backend_type = 'client backend' AND l.pid <> pg_backend_pid()
+              AND a.xact_start < clock_timestamp() - make_interval(secs => {LONG_TRANSACTION_S})),
+  'prepared', (SELECT json_agg(DISTINCT format('transaction %%s of %%s is prepared',
+                                               p.gid, p.owner))
+                 FROM pg_prepared_xacts p
+                WHERE p.database = current_database()),
+  'installed', to_regclass('shardwright.moved') IS NOT NULL)
+"""  # noqa: S608
+_NOTES = """
+SELECT json_build_object(
+  'note', (SELECT to_jsonb(m) FROM shardwright.moved m WHERE move_id = %(move)s),
+  'ddl', (SELECT count(*) FROM shardwright.move_ddl WHERE move_id = %(move)s),
+  'beats', (SELECT json_agg(DISTINCT lane) FROM shardwright.beat
+             WHERE lane IN (%(forward)s, %(reverse)s)))
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class _Sight:
+    """One side."""
+
+    seen: dict[str, Any] = field(default_factory=dict)
+    notes: dict[str, Any] = field(default_factory=dict)
+    guards: dict[str, ObservedGuard] = field(default_factory=dict)
+    tables: dict[str, MovedTable] = field(default_factory=dict)
+    timeline: str = ""
+    pruned: bool = False
+
+    @property
+    def note(self) -> dict[str, Any]:
+        """The move's row in ``shardwright.moved``."""
+        return self.notes.get("note") or {}
+
+    def has(self, kind: str, name: str) -> bool:
+        return name in (self.seen.get(kind) or ())
+
+    def slot(self, prefix: str) -> list[Any] | None:
+        """Return name, active, wal_status and lag; None when there is not exactly one."""
+        found = [s for s in self.seen.get("slots") or () if s[0].startswith(prefix)]
+        return found[0] if len(found) == 1 else None
+
+
+def view(ends: Ends, map_epoch: Epoch) -> MoveView:
+    """Look at both sides at once. Nothing is raised for a side that does not answer."""
+    with ThreadPoolExecutor(2) as pool:
+        sides = [pool.submit(_look, at, ends) for at in (ends.source, ends.target)]
+        source, target = (side.result() for side in sides)
+    s = source if isinstance(source, _Sight) else _Sight()
+    t = target if isinstance(target, _Sight) else _Sight()
+    move, note = ends.move, t.note
+    opened = accepting(move, t.guards)
+    away = bool(note.get("slot")) and note.get("timeline") != t.timeline
+    back = bool(note.get("cut_timeline")) and note.get("cut_timeline") != s.timeline
+    guarded = {table.name for table in move.tables} <= set(t.guards)
+    return MoveView(
+        source=source if isinstance(source, Unseen) else None,
+        target=target if isinstance(target, Unseen) else None,
+        forward=_stream(ends.forward, s, t, gap=away),
+        reverse=_stream(ends.reverse, t, s, gap=back),
+        copied=note.get("slot") or "",
+        copy_begun=bool(note.get("begun")),
+        indexed=bool(note.get("indexed")) and not t.notes.get("ddl"),
+        verified=bool(note.get("slot")) and note.get("verified") == f"{s.timeline}/{t.timeline}",
+        fenced=refusing(move, s.guards),
+        opened=opened,
+        drained=False,
+        map_epoch=map_epoch,
+        pruned=(t if move.stage is Stage.BACK else s).pruned,
+        prepared=bool(note) and guarded,
+        obstacles=_obstacles(move, s, t),
+        left=(*_left(s, "source"), *_left(t, "target"), *_note_left(note, opened)),
+    )
+
+
+def _look(at: Server, ends: Ends) -> _Sight | Unseen:
+    try:
+        with open_session(at) as connection:
+            return _read(connection, ends)
+    except ReconcilerError as error:
+        return Unseen("postgres", at.subject, f"{error.code} {error.problem}")
+
+
+def _read(connection: psycopg.Connection, ends: Ends) -> _Sight:
+    move = ends.move
+    values = {
+        "forward": ends.forward,
+        "reverse": ends.reverse,
+        "move": move.id,
+        "tables": [t.name for t in move.tables],
+    }
+    seen = _one(connection, _LOOK, values)
+    notes = _one(connection, _NOTES, values) if seen["installed"] else {}
+    tables = known_tables(connection, move.tables)
+    streams = any(seen[kind] for kind in ("published", "slots", "subscribed", "stopped"))
+    # Whether rows are left may mean to read all of them: only asked when it decides something.
+    asked = move.stage in (Stage.SWITCHED, Stage.BACK) and not streams
+    return _Sight(
+        seen,
+        notes,
+        read_guards(connection),
+        tables,
+        timeline(connection),
+        asked and not any(_has_rows(connection, t, ends) for t in tables.values()),
+    )
+
+
+def _one(connection: psycopg.Connection, query: str, values: dict[str, Any]) -> dict[str, Any]:
+    row = connection.execute(query, values).fetchone()
+    return dict(row[0]) if row else {}
+
+
+def _has_rows(connection: psycopg.Connection, table: MovedTable, ends: Ends) -> bool:
+    query = sql.SQL("SELECT EXISTS (SELECT FROM {} WHERE {})").format(
+        table.identifier, table.where(ends.move.keys)
+    )
+    connection.execute(f"SET statement_timeout = {ends.limits.statement_ms}")
+    row = connection.execute(query).fetchone()
+    return bool(row and row[0])
+
+
+def _stream(name: str, publisher: _Sight, subscriber: _Sight, *, gap: bool) -> Stream:
+    slot = publisher.slot(name)
+    return Stream(
+        published=publisher.has("published", name),
+        slot=slot is not None,
+        slot_active=bool(slot and slot[1]),
+        slot_lost=bool(slot and slot[2] == "lost"),
+        lag_bytes=None if slot is None or slot[3] is None else int(slot[3]),
+        subscribed=subscriber.has("subscribed", name),
+        slot_name=slot[0] if slot else "",
+        gap=gap,
+    )
+
+
+def _obstacles(move: Move, source: _Sight, target: _Sight) -> tuple[str, ...]:
+    """Return why no cut may be tried now, in words."""
+    found = [
+        f"{name}: {text}"
+        for name, side in ((move.source, source), (move.target, target))
+        for kind in ("long", "prepared")
+        for text in side.seen.get(kind) or ()
+    ]
+    for name, mine in source.tables.items():
+        theirs = target.tables.get(name)
+        if theirs is not None and _columns(mine) != _columns(theirs):
+            found.append(f"{name} has other columns at {move.target} than at {move.source}")
+    return tuple(found)
+
+
+def _columns(table: MovedTable) -> set[tuple[str, str, bool]]:
+    return {(c.name, c.declared, c.generated) for c in table.columns}
+
+
+def _left(side: _Sight, where: str) -> list[str]:
+    """Name what the streams do not tell of: beats, subscriptions that were stopped half-way."""
+    kinds = (("beats", side.notes.get("beats")), ("subscription", side.seen.get("stopped")))
+    names = [f"{kind} {name} at the {where}" for kind, found in kinds for name in found or ()]
+    slots = side.seen.get("slots") or ()
+    return names + ([f"{len(slots)} slots at the {where}"] if len(slots) > 1 else [])
+
+
+def _note_left(note: dict[str, Any], opened: tuple[str, ...]) -> list[str]:
+    """A note that only says whose the rows are is no leftover until the target owns them."""
+    marks = any(note.get(k) for k in ("slot", "verified", "cut_timeline"))
+    return ["the note at the target"] if note and (marks or opened) else []

@@ -1,0 +1,60 @@
+-- What moves of keys keep at both shards; run by the superuser, every statement may run again.
+
+-- A beat tells by its arrival that all that was committed before it has arrived as well. Rows are
+-- only ever inserted, with a number never used before: an update of a row that the other side
+-- lacks would be skipped there in silence.
+CREATE TABLE IF NOT EXISTS shardwright.beat (
+  lane text   NOT NULL,
+  v    bigint NOT NULL,
+  PRIMARY KEY (lane, v)
+);
+
+-- One row a move at its target. slot: the copy under its snapshot is whole, as of lsn; empty when
+-- it is not. timeline: the target's at the copy. cut_timeline: the source's at the cut.
+CREATE TABLE IF NOT EXISTS shardwright.moved (
+  move_id      text PRIMARY KEY,
+  begun        boolean NOT NULL DEFAULT false,
+  slot         text    NOT NULL DEFAULT '',
+  lsn          pg_lsn,
+  timeline     text    NOT NULL DEFAULT '',
+  indexed      boolean NOT NULL DEFAULT false,
+  verified     text    NOT NULL DEFAULT '',
+  cut_timeline text    NOT NULL DEFAULT ''
+);
+
+-- What a copy took away to be fast, in the order in which it is built again.
+CREATE TABLE IF NOT EXISTS shardwright.move_ddl (
+  move_id    text    NOT NULL,
+  ordinal    bigserial,
+  kind       text    NOT NULL,
+  definition text    NOT NULL,
+  PRIMARY KEY (move_id, ordinal)
+);
+
+-- Fails when the guard of a table is not the one that its successor was derived from.
+CREATE OR REPLACE FUNCTION shardwright.expect_guard(tbl regclass, expected bytea) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $f$
+BEGIN
+  IF EXISTS (SELECT FROM pg_trigger t
+              WHERE t.tgrelid = tbl AND t.tgparentid = 0
+                AND t.tgname ~ '^~shardwright_guard_[iud]$' AND t.tgargs <> expected) THEN
+    RAISE EXCEPTION USING ERRCODE = 'PS005',
+      MESSAGE = format('the guard of %s was changed meanwhile', tbl);
+  END IF;
+END $f$;
+
+-- resharding.md, 3.3b. Argument: the epoch that a client has to know.
+CREATE OR REPLACE FUNCTION shardwright.reject_stale() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $f$
+BEGIN
+  RAISE EXCEPTION USING ERRCODE = 'PS001',
+    MESSAGE = format('shardwright: keys of %I.%I moved to another shard at epoch %s',
+                     TG_TABLE_SCHEMA, TG_TABLE_NAME, TG_ARGV[0]),
+    DETAIL = format('This session knows epoch %s.',
+                    coalesce(nullif(current_setting('shardwright.epoch', true), ''), 'none')),
+    HINT = 'reload routes, then SET shardwright.epoch to the routing map''s epoch';
+END $f$;
+
+REVOKE ALL ON shardwright.beat, shardwright.moved, shardwright.move_ddl FROM PUBLIC;
+REVOKE ALL ON FUNCTION shardwright.expect_guard(regclass, bytea), shardwright.reject_stale()
+  FROM PUBLIC;

@@ -1,0 +1,350 @@
+"""Perform a plan: the steps that are ready, some at once, each with its intent and outcome noted.
+
+One applier works at a time, under a lease in etcd that it keeps alive. Its fencing token goes with
+every write to etcd, PostgreSQL and the platform, so that an applier which lost the lease (stopped,
+then continued) cannot write any more. What was shown is planned once more under the lease: an apply
+that ran in between makes this one stale instead of surprising.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from reconciler.diff.diff import diff
+from reconciler.engine.events import (
+    ApplyEnded,
+    ApplyEvent,
+    ApplyStarted,
+    StepDone,
+    StepFailed,
+    StepStarted,
+    StepWaits,
+    Watcher,
+)
+from reconciler.engine.execute import Hands, perform
+from reconciler.engine.journal import Journal, Operations, read_operations, supersede
+from reconciler.engine.observe import login_of, observe, primary_of
+from reconciler.engine.problems import (
+    ApplierGone,
+    NothingSeen,
+    PlanStale,
+    PolicyDenies,
+    PolicyHolds,
+    StepBroken,
+)
+from reconciler.engine.records import APPLIER, OPERATIONS
+from reconciler.engine.saved import what_moved
+from reconciler.model.access import FencedOff, Lease, LeaseHeld
+from reconciler.model.errors import ReconcilerError
+from reconciler.model.names import DatabaseKey
+from reconciler.model.observed import Catalog, ObservedShard
+from reconciler.plan.actions import Step
+from reconciler.plan.graph import behind
+from reconciler.plan.planner import make_plan
+from reconciler.policy.check import prepare_plan_check
+from reconciler.policy.rules import Outcome
+
+if TYPE_CHECKING:
+    from reconciler.engine.loop import Outlook, World
+
+
+@dataclass(slots=True)
+class _Progress:
+    """Which steps are where; touched by the coordinating thread only."""
+
+    open: dict[str, Step]
+    running: dict[Future[float], Step] = field(default_factory=dict)
+    done: list[str] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+    left: set[str] = field(default_factory=set)
+
+    def ready(self) -> list[Step]:
+        """Return the steps that wait for nothing any more, in plan order."""
+        unmet = self.open.keys() | {step.id for step in self.running.values()}
+        unmet |= self.left | set(self.failed)
+        return [step for step in self.open.values() if unmet.isdisjoint(step.after)]
+
+
+class Applier:
+    """One apply. ``run`` is all there is to call."""
+
+    def __init__(
+        self,
+        world: World,
+        outlook: Outlook,
+        watcher: Watcher,
+        stop: threading.Event,
+        single_use: bool,
+    ) -> None:
+        self._world, self._outlook, self._watcher = world, outlook, watcher
+        self._stop, self._single_use = stop, single_use
+        self._telling = threading.Lock()
+        self._lost: ReconcilerError | None = None
+        self._check = prepare_plan_check(outlook.policies, outlook.loaded.desired, outlook.plan)
+
+    def run(self) -> ApplyEnded:
+        """Perform the plan. Raises what stops all of it; failures of steps are events."""
+        plan = self._outlook.plan
+        self._refuse()
+        blocked = self._blocked()
+        steps = [step for step in plan.steps if step.database not in blocked]
+        if not steps:
+            self._end_earlier()
+            return self._ended(_Progress({}, left=_ids(plan.steps)))
+        with self._lease() as lease:
+            self._world.eyes.platform.fence(lease.token)
+            self._fence_shards(lease)
+            earlier = read_operations(self._world.eyes.store.read(OPERATIONS))
+            self._replan()
+            journal = self._open(lease, earlier)
+            progress = _Progress({step.id: step for step in steps})
+            progress.left = _ids(plan.steps) - progress.open.keys()
+            self._work(progress, journal, self._hands(lease))
+            return self._close(progress, journal, earlier)
+
+    def _refuse(self) -> None:
+        """Raise what forbids the whole plan."""
+        for outcome, kind in ((Outcome.DENY, PolicyDenies), (Outcome.HOLD, PolicyHolds)):
+            found = [f for f in self._outlook.verdict.findings if f.outcome is outcome]
+            if found and self._outlook.plan.steps:
+                names = "; ".join(f"{f.policy}/{f.rule} ({f.database}): {f.text}" for f in found)
+                raise kind(
+                    self._outlook.plan.id,
+                    names,
+                    remedy="`shardwright plan` shows the rules' places",
+                )
+        for unseen in self._outlook.observed.unseen:
+            if unseen.system == "etcd":
+                raise NothingSeen("etcd", unseen.reason, remedy="start it: shardwright platform up")
+
+    def _blocked(self) -> set[DatabaseKey]:
+        """Return the databases of which nothing may be done: those with a refusal."""
+        plan = self._outlook.plan
+        return {r.database for r in plan.refusals}
+
+    @contextmanager
+    def _lease(self) -> Iterator[Lease]:
+        """Hold the applier's lease and keep it alive. Raises LeaseHeld."""
+        store, lease_s = self._world.eyes.store, self._world.settings.lease_s
+        lease = self._acquire()
+        over = threading.Event()
+
+        def keep() -> None:
+            while not over.wait(lease_s / 3):
+                try:
+                    store.keep_alive(lease)
+                except FencedOff as error:
+                    self._give_up(error)
+                    return
+                except ReconcilerError:
+                    continue  # etcd is away for a moment; the lease decides, not this answer
+
+        keeper = threading.Thread(target=keep, name="lease", daemon=True)
+        keeper.start()
+        try:
+            yield lease
+        finally:
+            over.set()
+            keeper.join()
+            with suppress(ReconcilerError):  # it runs out by itself
+                store.release(lease)
+
+    def _acquire(self) -> Lease:
+        """Take the lease; wait for one whose holder is certainly dead to run out."""
+        store, settings = self._world.eyes.store, self._world.settings
+        waited = 0.0
+        while True:
+            try:
+                return store.acquire(APPLIER, self._world.actor, settings.lease_s)
+            except LeaseHeld as error:
+                dead = self._world.is_gone(error.problem)
+                if not dead or waited > settings.lease_s + 5 or self._stop.is_set():
+                    raise
+                self._world.clock.sleep(0.5)
+                waited += 0.5
+
+    def _end_earlier(self) -> None:
+        """End an apply that was cut off when nothing of it is left to do; leave one that runs."""
+        if self._outlook.observed.operation is None:
+            return
+        with suppress(LeaseHeld), self._lease() as lease:
+            store = self._world.eyes.store
+            supersede(store, lease, read_operations(store.read(OPERATIONS)), "", self._now())
+
+    def _fence_shards(self, lease: Lease) -> None:
+        """Raise the fence in every shard that this plan rests on, before looking again.
+
+        A former applier may have been stopped with a statement in its hand for a shard that no step
+        of this plan touches; without this, that statement would still pass when it goes on.
+        """
+        eyes, wanted = self._world.eyes, {d.key for d in self._outlook.loaded.desired.databases}
+        shards = [
+            shard
+            for database in self._outlook.observed.databases
+            if database.key in wanted
+            for shard in database.shards
+            if isinstance(shard.catalog, Catalog) and shard.catalog.installed
+        ]
+
+        def fence(shard: ObservedShard) -> None:
+            primary = primary_of(shard.platform, shard.patroni)
+            if primary is not None:
+                login = login_of(eyes.platform, shard.platform)
+                eyes.postgres.fence(login, primary, shard.platform.database, lease.token)
+
+        with ThreadPoolExecutor(eyes.parallel) as pool:
+            list(pool.map(fence, shards))
+
+    def _replan(self) -> None:
+        """Look again under the lease. Raises PlanStale when the plan is another one by now."""
+        desired, plan = self._outlook.loaded.desired, self._outlook.plan
+        seen = observe(self._world.eyes, (database.key for database in desired.databases))
+        now = make_plan(desired, seen, diff(desired, seen))
+        if now.digest != plan.digest:
+            raise PlanStale(
+                plan.id,
+                f"changed since it was shown: {what_moved(plan.saw, now.saw)}",
+                remedy="plan again",
+            )
+
+    def _open(self, lease: Lease, earlier: Operations) -> Journal:
+        plan, store, now = self._outlook.plan, self._world.eyes.store, self._now()
+        journal = Journal(store, lease, f"{now:%Y%m%d-%H%M%S}-{lease.token}")
+        resumed = supersede(store, lease, earlier, journal.id, now)
+        journal.open(plan, self._world.actor, now, single_use=self._single_use)
+        self._tell(ApplyStarted(now, plan, journal.id, resumed))
+        return journal
+
+    def _hands(self, lease: Lease) -> Hands:
+        world, plan = self._world, self._outlook.plan
+        return Hands(
+            platform=world.eyes.platform,
+            store=world.eyes.store,
+            patroni=world.eyes.patroni,
+            postgres=world.eyes.postgres,
+            mover=world.mover,
+            clock=world.clock,
+            lease=lease,
+            source=plan.source,
+            revision=str(plan.revision),
+            start_s=world.settings.start_s,
+            stop=self._stop,
+        )
+
+    def _work(self, progress: _Progress, journal: Journal, hands: Hands) -> None:
+        """Run what is ready until nothing is; a failure keeps only what stands behind it."""
+        with ThreadPoolExecutor(self._world.settings.parallel) as pool:
+            while True:
+                free = self._world.settings.parallel - len(progress.running)
+                for step in [] if self._stop.is_set() else progress.ready()[:free]:
+                    del progress.open[step.id]
+                    if self._begin(step, progress, journal):
+                        future = pool.submit(self._perform, hands, step)
+                        progress.running[future] = step
+                if not progress.running:
+                    break
+                ended, _ = wait(progress.running, return_when=FIRST_COMPLETED)
+                for future in ended:
+                    self._take(future, progress.running.pop(future), progress, journal)
+        progress.left |= progress.open.keys()
+
+    def _begin(self, step: Step, progress: _Progress, journal: Journal) -> bool:
+        """Ask the policies and note the intent; return False when the step must not run."""
+        try:
+            self._allowed(step)
+            journal.intent(step, self._now())
+        except ReconcilerError as error:
+            self._fail(step, error, progress)
+            return False
+        self._tell(StepStarted(self._now(), step))
+        return True
+
+    def _allowed(self, step: Step) -> None:
+        verdict = self._check.at_step(step, self._now())
+        for found in verdict.findings:
+            if found.outcome is not Outcome.WARN:
+                kind = PolicyDenies if found.outcome is Outcome.DENY else PolicyHolds
+                raise kind(step.id, f"{found.policy}/{found.rule}: {found.text}")
+
+    def _perform(self, hands: Hands, step: Step) -> float:
+        """Run one step in a worker's thread and return its seconds."""
+        start = time.monotonic()
+        perform(hands, step.action, lambda reason: self._tell(StepWaits(self._now(), step, reason)))
+        return time.monotonic() - start
+
+    def _take(
+        self, future: Future[float], step: Step, progress: _Progress, journal: Journal
+    ) -> None:
+        """Note how a step ended."""
+        try:
+            seconds, error = future.result(), None
+        except ReconcilerError as problem:
+            seconds, error = 0.0, problem
+        except Exception as problem:  # the journal must learn of bugs too
+            seconds, error = 0.0, StepBroken(step.id, f"{type(problem).__name__}: {problem}")
+            error.__cause__ = problem
+        try:
+            journal.outcome(step, seconds, error)
+        except ReconcilerError as problem:
+            error = error or problem
+        if error:
+            self._fail(step, error, progress)
+        else:
+            progress.done.append(step.id)
+            self._tell(StepDone(self._now(), step, seconds))
+
+    def _fail(self, step: Step, error: ReconcilerError, progress: _Progress) -> None:
+        if isinstance(error, FencedOff):
+            self._give_up(error)
+        progress.failed.append(step.id)
+        waiting = behind({s.id: s.after for s in self._outlook.plan.steps}, [step.id])
+        for id_ in waiting & progress.open.keys():
+            progress.left.add(id_)
+            del progress.open[id_]
+        self._tell(StepFailed(self._now(), step, error))
+
+    def _give_up(self, error: ReconcilerError) -> None:
+        """The lease is lost: begin nothing more."""
+        self._lost = self._lost or error
+        self._stop.set()
+
+    def _close(self, progress: _Progress, journal: Journal, earlier: Operations) -> ApplyEnded:
+        ended = self._ended(progress)
+        if self._lost:
+            raise ApplierGone(
+                self._outlook.plan.id,
+                f"another apply took over: {self._lost.problem}",
+                remedy="look at it with `shardwright get operations`, then plan again",
+            )
+        result = "interrupted" if ended.interrupted else "failed" if ended.failed else "done"
+        journal.close(result, ended.at, earlier)
+        return ended
+
+    def _ended(self, progress: _Progress) -> ApplyEnded:
+        ended = ApplyEnded(
+            self._now(),
+            tuple(progress.done),
+            tuple(progress.failed),
+            tuple(s.id for s in self._outlook.plan.steps if s.id in progress.left),
+            self._stop.is_set(),
+        )
+        self._tell(ended)
+        return ended
+
+    def _now(self) -> datetime:
+        return self._world.clock.now()
+
+    def _tell(self, event: ApplyEvent) -> None:
+        with self._telling:
+            self._watcher(event)
+
+
+def _ids(steps: tuple[Step, ...]) -> set[str]:
+    return {step.id for step in steps}

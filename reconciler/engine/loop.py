@@ -1,0 +1,111 @@
+"""The whole story on one page: look, then act.
+
+``look`` is everything up to a plan and its verdict; it changes nothing, and a dry run ends there.
+``act`` performs the same plan under the applier's lease.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from reconciler.diff.changes import Difference
+from reconciler.diff.diff import diff
+from reconciler.engine.events import ApplyEnded, Watcher
+from reconciler.engine.observe import Eyes, observe
+from reconciler.engine.ports import Clock, Mover
+from reconciler.engine.records import APPLIER
+from reconciler.model.errors import ReconcilerError
+from reconciler.model.observed import ObservedState
+from reconciler.plan.actions import Plan
+from reconciler.plan.planner import make_plan
+from reconciler.policy.check import Verdict, check_plan, check_spec
+from reconciler.policy.rules import PolicySet, compile_policies, policy_document
+from reconciler.spec.loaded import Loaded
+
+if TYPE_CHECKING:
+    from reconciler.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """All edges of one call, and its settings; made by ``wiring.open_world``.
+
+    ``actor`` names who acts (user, host, process), for the journal and the lease; ``is_gone`` tells
+    from a text that holds such a name whether that process is certainly dead.
+    """
+
+    eyes: Eyes
+    mover: Mover
+    clock: Clock
+    settings: Settings
+    actor: str
+    is_gone: Callable[[str], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """What was asked for, what was seen, what would be done, and what the policies say of it."""
+
+    loaded: Loaded
+    observed: ObservedState
+    difference: Difference
+    plan: Plan
+    policies: PolicySet
+    verdict: Verdict
+
+
+def look(world: World, loaded: Loaded) -> Outlook:
+    """Observe, diff, plan, check. Changes nothing.
+
+    Raises ProblemsFound when a policy does not compile.
+    """
+    desired, now = loaded.desired, world.clock.now()
+    policies = compile_policies(
+        tuple(policy_document(p.manifest, p.place) for p in loaded.policies),
+        {f.path: f.data for f in loaded.documents.files} if loaded.documents else {},
+    )
+    observed = observe(world.eyes, (database.key for database in desired.databases))
+    difference = diff(desired, observed)
+    plan = make_plan(desired, observed, difference)
+    verdict = check_spec(policies, desired, now)
+    verdict = verdict.joined(check_plan(policies, desired, plan, now))
+    return Outlook(loaded, observed, difference, plan, policies, verdict)
+
+
+def outlive_dead(world: World, tell: Callable[[], None]) -> None:
+    """Wait until the lease of an applier that certainly died has run out; ``tell`` is called then.
+
+    Before looking, because what that applier began goes on meanwhile: a plan made now would be
+    stale when its lease is free. Silence of etcd is left to ``look`` to report.
+    """
+    for tries in range(2 * (world.settings.lease_s + 5)):
+        try:
+            held = world.eyes.store.read(APPLIER).get(APPLIER)
+        except ReconcilerError:
+            return
+        if held is None or not world.is_gone(held.value.decode(errors="replace")):
+            return
+        if tries == 0:
+            tell()
+        world.clock.sleep(0.5)
+
+
+def act(
+    world: World,
+    outlook: Outlook,
+    watcher: Watcher,
+    stop: threading.Event,
+    *,
+    single_use: bool = False,
+) -> ApplyEnded:
+    """Perform the plan of an outlook; what it may not or cannot do is told to the watcher.
+
+    ``single_use`` marks a saved plan as used. Raises PolicyDenies, PolicyHolds, LeaseHeld,
+    NothingSeen and FencedOff; failures of single steps are events.
+    """
+    from reconciler.engine.apply import Applier  # a plan does not need it
+
+    return Applier(world, outlook, watcher, stop, single_use).run()

@@ -1,0 +1,111 @@
+"""What can stop an apply, as typed errors."""
+
+from __future__ import annotations
+
+from reconciler.model.errors import ReconcilerError
+
+
+class PolicyDenies(ReconcilerError):
+    """A policy denies the plan. Nothing of it is applied."""
+
+    code = "AP102"
+
+
+class PolicyHolds(ReconcilerError):
+    """A policy holds the plan back, for example until a maintenance window opens."""
+
+    code = "AP103"
+    transient = True
+
+
+class PlanStale(ReconcilerError):
+    """Something that a saved plan rests on has changed since it was made.
+
+    A saved plan means exactly what was reviewed: when the specs, a record in etcd, a shard's
+    members or its catalog moved, it is refused, and names what moved.
+    """
+
+    code = "AP104"
+
+
+class PlanUsed(ReconcilerError):
+    """A saved plan was applied before. A saved plan is good for one apply."""
+
+    code = "AP105"
+
+
+class PlanFileBroken(ReconcilerError):
+    """A saved plan's file is not what `plan --out` wrote: edited, cut short, or something else."""
+
+    code = "AP106"
+
+
+class NotHealthyInTime(ReconcilerError):
+    """Members did not become healthy within the time that the settings allow.
+
+    They go on trying: Patroni and their supervisors keep at it. A later apply waits again.
+    """
+
+    code = "AP107"
+    transient = True
+
+
+class LeaderNotRemoved(ReconcilerError):
+    """A member that leads was about to be removed; that is refused whatever the plan says."""
+
+    code = "AP108"
+
+
+class StoppedByUser(ReconcilerError):
+    """The apply was asked to stop, and the step ended at a safe point.
+
+    Whatever it had begun is in the journal and in the cluster; the next apply goes on from there.
+    """
+
+    code = "AP109"
+    transient = True
+
+
+class ApplierGone(ReconcilerError):
+    """Another apply took over while this one was not heard of; its writes are refused."""
+
+    code = "AP110"
+
+
+class StepBroken(ReconcilerError):
+    """A step failed in a way that Shardwright did not foresee: a bug, or a broken machine."""
+
+    code = "AP111"
+
+
+class NothingSeen(ReconcilerError):
+    """etcd does not answer, so nothing can be written or decided."""
+
+    code = "AP112"
+    transient = True
+
+
+class MoveObstructed(ReconcilerError):
+    """Something at one of the two shards makes a move of keys impossible, or unsafe.
+
+    It is looked for before anything is changed; each obstacle is named with its cure.
+    """
+
+    code = "AP203"
+
+
+class RowsDiffer(ReconcilerError):
+    """Source and target of a move do not hold the same rows.
+
+    The move stops before its cut. The source owns the keys and nothing is lost; what differs is at
+    the target, and says that something wrote there, or that replication left something out.
+    """
+
+    code = "AP204"
+
+
+class WaitedTooLong(ReconcilerError):
+    """A move of keys could do nothing for a long time. It is safe as it stands; apply again."""
+
+    code = "AP205"
+    transient = True

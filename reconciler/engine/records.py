@@ -1,0 +1,184 @@
+"""The records in etcd as JSON, and where they are. Pure; one reader and one writer for each.
+
+::
+
+    /shardwright/v1/databases/<namespace>/<name>/routing    who owns which keys
+    /shardwright/v1/databases/<namespace>/<name>/record     what was last applied
+    /shardwright/v1/databases/<namespace>/<name>/moves/<id> keys on their way to another shard
+    /shardwright/v1/applier                                 the applier's lease
+    /shardwright/v1/operations/<id>/…                       the journal
+    /shardwright/v1/plans/<digest>                          saved plans that were used
+"""
+
+from __future__ import annotations
+
+import json
+
+from reconciler.model.desired import Deletion, KeyType, ShardedTable
+from reconciler.model.keyspace import parse_key_set
+from reconciler.model.moves import Move, MoveId, Stage, Wish
+from reconciler.model.names import (
+    DatabaseKey,
+    DatabaseName,
+    Epoch,
+    Namespace,
+    Scope,
+    ScopeKey,
+    ShardName,
+)
+from reconciler.model.records import (
+    BROKEN,
+    DATABASES,
+    ROOT,
+    RecordUnreadable,
+    decode_routing,
+    dump_record,
+    encode_routing,
+    routing_key,
+    unreadable,
+)
+from reconciler.model.routing import AppliedRecord
+
+__all__ = [
+    "APPLIER",
+    "DATABASES",
+    "OPERATIONS",
+    "PLANS",
+    "ROOT",
+    "RecordUnreadable",
+    "database_of_key",
+    "decode_move",
+    "decode_record",
+    "decode_routing",
+    "encode_move",
+    "encode_record",
+    "encode_routing",
+    "move_of_key",
+    "moves_key",
+    "record_key",
+    "routing_key",
+]
+
+OPERATIONS = ROOT + "operations/"
+PLANS = ROOT + "plans/"
+APPLIER = ROOT + "applier"
+
+
+def record_key(database: DatabaseKey) -> str:
+    """Return where a database's last-applied record is."""
+    return f"{DATABASES}{database.namespace}/{database.name}/record"
+
+
+def database_of_key(key: str) -> tuple[DatabaseKey, str] | None:
+    """Return the database and kind (``routing``, ``record``) of a key, or None for another key."""
+    parts = key.removeprefix(DATABASES).split("/")
+    if len(parts) != 3:
+        return None
+    return DatabaseKey(Namespace(parts[0]), DatabaseName(parts[1])), parts[2]
+
+
+def encode_record(record: AppliedRecord) -> bytes:
+    """Return a last-applied record as JSON."""
+    return dump_record(
+        {
+            "source": record.source,
+            "revision": record.revision,
+            "digest": record.digest,
+            "deletion": record.deletion.value,
+            "appliedAt": record.applied_at,
+            "file": record.file,
+        }
+    )
+
+
+def decode_record(key: str, value: bytes, database: DatabaseKey, version: int) -> AppliedRecord:
+    """Read a last-applied record. Raises RecordUnreadable."""
+    try:
+        data = json.loads(value)
+        return AppliedRecord(
+            database=database,
+            source=str(data["source"]),
+            revision=str(data["revision"]),
+            digest=str(data["digest"]),
+            deletion=Deletion(data["deletion"]),
+            applied_at=str(data["appliedAt"]),
+            version=version,
+            file=str(data.get("file", "")),
+        )
+    except BROKEN as problem:
+        raise unreadable(key, problem) from problem
+
+
+def moves_key(database: DatabaseKey, move: str = "") -> str:
+    """Return where a move's record is; without a move, the prefix of all."""
+    return f"{DATABASES}{database.namespace}/{database.name}/moves/{move}"
+
+
+def move_of_key(key: str) -> tuple[DatabaseKey, str] | None:
+    """Return the database and id of a move's key, or None for another key."""
+    parts = key.removeprefix(DATABASES).split("/")
+    if not key.startswith(DATABASES) or len(parts) != 4 or parts[2] != "moves":
+        return None
+    return DatabaseKey(Namespace(parts[0]), DatabaseName(parts[1])), parts[3]
+
+
+def encode_move(move: Move) -> bytes:
+    """Return a move as its record."""
+    return dump_record(
+        {
+            "namespace": move.database.namespace,
+            "database": move.database.name,
+            "source": move.source,
+            "target": move.target,
+            "sourceScope": move.source_scope.scope,
+            "targetScope": move.target_scope.scope,
+            "keys": str(move.keys),
+            "sourceKeys": str(move.source_keys),
+            "targetKeys": str(move.target_keys),
+            "epoch": move.epoch,
+            "keyType": move.key_type.value,
+            "tables": {table.name: table.key for table in move.tables},
+            "reference": list(move.reference),
+            "pauseMaxMs": move.pause_max_ms,
+            "rollbackWindowS": move.rollback_window_s,
+            "stage": move.stage.value,
+            "wish": move.wish.value,
+            "startedAt": move.started_at,
+            "switchedAt": move.switched_at,
+            "pausesMs": list(move.pauses_ms),
+            "cutAfter": move.cut_after,
+        }
+    )
+
+
+def decode_move(key: str, value: bytes, version: int) -> Move:
+    """Read a move's record. Raises RecordUnreadable."""
+    try:
+        data = json.loads(value)
+        namespace = Namespace(data["namespace"])
+        return Move(
+            id=MoveId(key.rpartition("/")[2]),
+            database=DatabaseKey(namespace, DatabaseName(data["database"])),
+            source=ShardName(data["source"]),
+            target=ShardName(data["target"]),
+            source_scope=ScopeKey(namespace, Scope(data["sourceScope"])),
+            target_scope=ScopeKey(namespace, Scope(data["targetScope"])),
+            keys=parse_key_set(data["keys"]),
+            source_keys=parse_key_set(data["sourceKeys"]),
+            target_keys=parse_key_set(data["targetKeys"]),
+            epoch=Epoch(int(data["epoch"])),
+            key_type=KeyType(data["keyType"]),
+            tables=tuple(ShardedTable(str(t), str(k)) for t, k in data["tables"].items()),
+            reference=tuple(data["reference"]),
+            pause_max_ms=int(data["pauseMaxMs"]),
+            rollback_window_s=int(data["rollbackWindowS"]),
+            stage=Stage(data["stage"]),
+            wish=Wish(data["wish"]),
+            started_at=str(data["startedAt"]),
+            switched_at=str(data["switchedAt"]),
+            pauses_ms=tuple(float(pause) for pause in data["pausesMs"]),
+            cut_after=str(data.get("cutAfter", "")),
+            version=version,
+        )
+    except BROKEN as problem:
+        raise unreadable(key, problem) from problem

@@ -1,0 +1,92 @@
+"""What a person wants of a move under way: pause, go on, abort, take back, or end its window now.
+
+A wish is one field of the move's record, written by compare-and-set. The applier that works on the
+move sees it at its next look; without one, the next plan does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from reconciler.engine.ports import Store
+from reconciler.engine.records import (
+    DATABASES,
+    ROOT,
+    decode_move,
+    encode_move,
+    move_of_key,
+    moves_key,
+)
+from reconciler.model.errors import ReconcilerError
+from reconciler.model.moves import Move, Stage, Wish
+
+if TYPE_CHECKING:
+    from reconciler.engine.loop import World
+
+_WISHES_LEASE = ROOT + "wishes"
+_LEASE_S = 5
+_ALLOWED: dict[Wish, tuple[Stage, ...]] = {
+    Wish.FORWARD: (Stage.BEFORE, Stage.SWITCHED),
+    Wish.PAUSE: (Stage.BEFORE, Stage.SWITCHED),
+    Wish.ABORT: (Stage.BEFORE,),
+    Wish.ROLLBACK: (Stage.SWITCHED,),
+    Wish.FINISH: (Stage.SWITCHED,),
+}
+
+
+class MoveUnknown(ReconcilerError):
+    """No move under way has this id. Moves that ended are gone; `shardwright history` tells of
+    them."""
+
+    code = "AP201"
+
+
+class WishTooLate(ReconcilerError):
+    """A move is too far, or not far enough, for what is asked of it.
+
+    Before the cut it can be paused, resumed and aborted freely. After it the target takes writes:
+    then the way back is a rollback, for as long as its window is open.
+    """
+
+    code = "AP202"
+
+
+def moves_under_way(store: Store) -> tuple[Move, ...]:
+    """Return the records of all moves, in the order in which they began."""
+    found = store.read(DATABASES)
+    moves = [
+        decode_move(key, item.value, item.version)
+        for key, item in found.items()
+        if move_of_key(key)
+    ]
+    return tuple(sorted(moves, key=lambda move: (move.started_at, move.id)))
+
+
+def record_wish(world: World, id_: str, wish: Wish) -> Move:
+    """Write a wish into a move's record and return it.
+
+    Raises MoveUnknown, WishTooLate and what the store raises.
+    """
+    store = world.eyes.store
+    moves = moves_under_way(store)
+    move = next((m for m in moves if m.id == id_), None)
+    if move is None:
+        raise MoveUnknown(
+            f"move {id_}",
+            "there is none under way with this id",
+            remedy=f"one of: {', '.join(m.id for m in moves)}" if moves else "nothing moves now",
+        )
+    if move.stage not in _ALLOWED[wish]:
+        instead = "roll it back instead" if move.stage is Stage.SWITCHED else "wait for its cut"
+        raise WishTooLate(
+            f"move {id_}", f"it is {move.stage.value}: {wish.value} is not possible", remedy=instead
+        )
+    wished = replace(move, wish=wish)
+    lease = store.acquire(_WISHES_LEASE, world.actor, _LEASE_S)
+    try:
+        key = moves_key(move.database, move.id)
+        store.write({key: (encode_move(wished), move.version)}, lease)
+    finally:
+        store.release(lease)
+    return wished

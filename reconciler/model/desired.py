@@ -1,0 +1,190 @@
+"""What the specs ask for; each thing knows the place where it was written.
+
+A ``Place`` is cheap (file, document, path in the document); the shell turns it into a ``Position``
+with line and column only where somebody will read it, because finding lines costs ten times what
+reading the document does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from reconciler.model.keyspace import KeySet
+from reconciler.model.names import DatabaseKey, Scope, ShardName
+from reconciler.model.platform import Resources, ShardBlueprint
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Place:
+    """Where a value was written: file, index of the document in it, path in the document."""
+
+    file: str
+    document: int = 0
+    path: tuple[str | int, ...] = ()
+
+    def at(self, *path: str | int) -> Place:
+        """Return the place of something inside."""
+        return Place(self.file, self.document, self.path + path)
+
+
+class KeyType(StrEnum):
+    """The type of the shard key, one for a database."""
+
+    BIGINT = "bigint"
+    INT = "int"
+    TEXT = "text"
+    UUID = "uuid"
+
+
+class Deletion(StrEnum):
+    """What happens to the data when a database leaves the specs."""
+
+    PROTECTED = "protected"
+    KEEP_DATA = "keepData"
+    DESTROY = "destroy"
+
+
+@dataclass(frozen=True, slots=True)
+class SchemaFile:
+    """One SQL file of ``spec.schema.files``, in the order it is applied.
+
+    ``name`` is the path relative to the document's folder: its identity for ever, because a file
+    is applied once. ``transactional`` is False when its first lines hold the marker comment
+    ``-- shardwright: no-transaction``.
+    """
+
+    name: str
+    sha256: str
+    text: str = field(repr=False)
+    transactional: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class ShardedTable:
+    """A table split over the shards (``public.orders``, with its schema), and its key column."""
+
+    name: str
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sharding:
+    """How rows find their shard."""
+
+    key_type: KeyType
+    tables: tuple[ShardedTable, ...]
+    reference: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One shard as the spec wants it. ``moved_from`` is its former name, when it was renamed.
+
+    ``keys`` are all it owns, with the isolated keys of other shards already taken out.
+    """
+
+    name: ShardName
+    keys: KeySet
+    instances: int
+    synchronous: bool
+    resources: Resources
+    place: Place
+    moved_from: ShardName | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Resharding:
+    """Limits of online moves: the pause of writers, the way back, the slow-down allowed."""
+
+    pause_max_ms: int = 100
+    rollback_window_s: int = 86_400
+    latency_ratio_max: float = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Database:
+    """One sharded database as the specs want it.
+
+    ``digest`` is the SHA-256 of its meaning (not of its text): two documents that ask for the
+    same have the same digest. ``parameters`` are sorted by name and hold only what the spec says.
+    Raising ``password_generation`` (``spec.postgres.passwords.generation``) rotates the passwords
+    of the owner and the application role.
+    """
+
+    key: DatabaseKey
+    version: str
+    sharding: Sharding
+    shards: tuple[Shard, ...]
+    place: Place
+    labels: tuple[tuple[str, str], ...] = ()
+    parameters: tuple[tuple[str, str], ...] = ()
+    schema: tuple[SchemaFile, ...] = ()
+    resharding: Resharding = field(default_factory=Resharding)
+    deletion: Deletion = Deletion.PROTECTED
+    password_generation: int = 1
+    suspend: bool = False
+    digest: str = ""
+
+    def blueprint(self, shard: Shard, scope: Scope) -> ShardBlueprint:
+        """Return what a platform needs to run one of its shards."""
+        return ShardBlueprint(
+            namespace=self.key.namespace,
+            database=self.key.name,
+            scope=scope,
+            version=self.version,
+            instances=shard.instances,
+            synchronous=shard.synchronous,
+            parameters=self.parameters,
+            resources=shard.resources,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Revision:
+    """Which state of the sources was read: ``main@sha1:4f2a9c1…``, or ``files@sha256:…``.
+
+    ``uncommitted`` is True when the working tree held changes that no commit has.
+    """
+
+    text: str
+    uncommitted: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.text}{' with uncommitted changes' if self.uncommitted else ''}"
+
+    @property
+    def content(self) -> str:
+        """What was read, whatever it was called by: ``sha1:4f2a9c1…`` of ``main@sha1:4f2a9c1…``."""
+        return self.text.rpartition("@")[2]
+
+    @property
+    def short(self) -> str:
+        """The revision with its digest cut to seven digits, for people."""
+        head, separator, digest = self.text.rpartition(":")
+        return (
+            f"{head}{separator}{digest[:7]}{' + uncommitted changes' if self.uncommitted else ''}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class DesiredState:
+    """All databases of one source at one revision, sorted by key.
+
+    ``source`` names the folder or repository and path: a database that this source applied and no
+    longer holds is deleted; one that another source applied is left alone. Paths in places begin
+    with ``root``, as the user wrote it. ``files_without_spec``, relative to the source, are read
+    and hold no spec (empty, unreadable, or another tool's): a database that came from one of them
+    did not leave on purpose.
+    """
+
+    source: str
+    revision: Revision
+    databases: tuple[Database, ...]
+    foreign_files: int = 0
+    root: str = ""
+    files_without_spec: frozenset[str] = frozenset()
+
+    def file_of(self, place: Place) -> str:
+        """Return a place's file relative to the source: the same from wherever it was read."""
+        return place.file.removeprefix(self.root)

@@ -1,0 +1,196 @@
+"""Moving key ranges between two shards: what is recorded, and what is seen of it.
+
+Everything a move makes is named after its id (``shardwright_<id>…``), so that a new applier finds
+its place by looking. The record in etcd holds only what cannot be seen: what was asked for, the
+epoch it will publish, and the few decisions that must not be forgotten.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import NewType
+
+from reconciler.model.desired import KeyType, ShardedTable
+from reconciler.model.keyspace import KeySet
+from reconciler.model.names import DatabaseKey, Epoch, Scope, ScopeKey, ShardName
+from reconciler.model.unseen import Unseen
+
+MoveId = NewType("MoveId", str)
+"""``m`` and eight hexadecimal digits, from the database, both scopes, the keys and the epoch."""
+
+
+class Stage(StrEnum):
+    """How far a move is for good. Written after the fact that it names, by compare-and-set."""
+
+    BEFORE = "before"
+    """Not committed: abort is free."""
+    SWITCHED = "switched"
+    """The target is open and the map published; the way back stays open for the window."""
+    BACK = "back"
+    """Rolled back after it was switched: the source owns the keys again."""
+    ENDED = "ended"
+    """Nothing of it is left anywhere."""
+
+
+class Wish(StrEnum):
+    """What its owner wants of a move."""
+
+    FORWARD = "forward"
+    PAUSE = "pause"
+    ABORT = "abort"
+    ROLLBACK = "rollback"
+    FINISH = "finish"
+
+
+class Side(StrEnum):
+    """One of the two shards of a move."""
+
+    SOURCE = "source"
+    TARGET = "target"
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """A move of keys from a source to a target, as recorded in etcd.
+
+    ``epoch`` is the one that the routing map will have when the move is switched; a rollback
+    publishes ``epoch + 1``. ``source_keys`` and ``target_keys`` are what the two owned when the
+    move began. ``switched_at`` is UTC in ISO 8601, empty before. ``pauses_ms`` are the writers'
+    waits of each cut that was tried, the last one first; ``cut_after`` is the time (UTC, ISO 8601)
+    before which no other cut is tried, empty when none backed out. ``version`` is etcd's mod
+    revision of the record.
+    """
+
+    id: MoveId
+    database: DatabaseKey
+    source: ShardName
+    target: ShardName
+    source_scope: ScopeKey
+    target_scope: ScopeKey
+    keys: KeySet
+    source_keys: KeySet
+    target_keys: KeySet
+    epoch: Epoch
+    key_type: KeyType
+    tables: tuple[ShardedTable, ...]
+    reference: tuple[str, ...]
+    pause_max_ms: int
+    rollback_window_s: int
+    stage: Stage = Stage.BEFORE
+    wish: Wish = Wish.FORWARD
+    started_at: str = ""
+    switched_at: str = ""
+    pauses_ms: tuple[float, ...] = ()
+    cut_after: str = ""
+    version: int = 0
+
+    @property
+    def prefix(self) -> str:
+        """What the names of all its objects begin with."""
+        return f"shardwright_{self.id}"
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """Logical replication one way: a publication and slot at one side, a subscription at the other.
+
+    ``slot_active`` tells whether a walsender serves it. ``lag_bytes`` is how far the slot's
+    confirmed position is behind the publisher's WAL; None without a slot. ``slot_lost`` is True
+    when its WAL is gone (``wal_status = lost``). ``slot_name`` is empty without a slot.
+
+    ``gap``: the subscriber failed over since the stream's first row (its timeline is not the one
+    noted with the copy; for the way back, with the cut). A subscription commits asynchronously and
+    confirms what it flushed *itself*: the publisher never sends again what the promoted standby
+    lacks.
+    """
+
+    published: bool = False
+    slot: bool = False
+    slot_active: bool = False
+    slot_lost: bool = False
+    lag_bytes: int | None = None
+    subscribed: bool = False
+    slot_name: str = ""
+    gap: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class MoveView:
+    """What is seen of a move now. A side that did not answer is Unseen, and nothing is decided.
+
+    ``copied`` is the name of the slot whose snapshot was copied completely, empty when the copy is
+    not whole; ``copy_begun`` tells that rows of the range are at the target all the same.
+    ``prepared``: the target has the schema, and guards that refuse the keys where not opened.
+    ``indexed``: all indexes and constraints that the copy took away are back.
+    ``verified``: an exact comparison passed after the last copy.
+    ``fenced`` / ``opened`` name the tables whose guard at the source refuses, at the target
+    accepts, the keys. ``drained``: the target has applied everything up to the last fence.
+    ``map_epoch`` is the published map's, ``map_owners`` the scopes that it gives any of the keys
+    to, sorted (empty: not told, and the epoch alone has to say it). ``pruned``: no row of the keys
+    is left at the source (after a rollback: at the target). ``obstacles`` are reasons, in words,
+    why no cut may be tried now: foreign DDL, a long or a prepared transaction, a full disk.
+    ``left`` names whatever else of the move is on a side and goes with it: beat rows, notes.
+    """
+
+    source: Unseen | None
+    target: Unseen | None
+    forward: Stream
+    reverse: Stream
+    copied: str
+    copy_begun: bool
+    indexed: bool
+    verified: bool
+    fenced: tuple[str, ...]
+    opened: tuple[str, ...]
+    drained: bool
+    map_epoch: Epoch
+    pruned: bool
+    prepared: bool = False
+    map_owners: tuple[Scope, ...] = ()
+    obstacles: tuple[str, ...] = ()
+    left: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class CopyProgress:
+    """How far a copy is: bytes and rows done and expected, for progress and remaining time."""
+
+    bytes_done: int
+    bytes_total: int
+    rows_done: int
+
+
+@dataclass(frozen=True, slots=True)
+class CutResult:
+    """How a cut ended. ``opened`` False: it backed out by itself and the source accepts again.
+
+    ``pause_ms`` is from the first fence to the open target (or to the removed fence), ``reason``
+    why it backed out.
+    """
+
+    opened: bool
+    pause_ms: float
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Obstacle:
+    """Why a move cannot begin: the table (empty: the shard), the reason, and what to do."""
+
+    table: str
+    reason: str
+    cure: str
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """How an exact comparison of both sides ended.
+
+    ``tables`` are those that differ; ``samples`` name some of their rows, each with the side that
+    has it.
+    """
+
+    equal: bool
+    tables: tuple[str, ...] = ()
+    samples: tuple[str, ...] = ()

@@ -1,0 +1,1 @@
+"""Policies: rules in CEL that specs, plans and steps must fulfil. Pure; time is a value."""

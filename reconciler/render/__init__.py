@@ -1,0 +1,1 @@
+"""Desired things as other systems' objects and files. Pure."""

@@ -1,0 +1,182 @@
+"""A unit of a client's messages: a simple query, or an extended one up to its Sync or Flush."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from reconciler.router import wire
+from reconciler.router.relay import Backend, Exchange
+from reconciler.router.routes import Anywhere, CompiledMap, Destination, Wishes
+from reconciler.router.statements import Kind, Reading, Statement
+from reconciler.router.wire import Bind, Refusal
+
+STATEMENTS_MAX = 10_000
+"""Named prepared statements of one client."""
+
+
+@dataclass(slots=True, eq=False)
+class Prepared:
+    """A prepared statement as the client sent it. Equal only to itself."""
+
+    name: bytes
+    message: bytes
+    text: str
+    parameters: int = 0
+    reading: Reading | None = None
+    epoch: int = -1
+
+    def read(self, routing: CompiledMap) -> Reading:
+        """Return what it says, read once for each map."""
+        if self.reading is None or self.epoch != routing.epoch:
+            self.reading, self.epoch = routing.reader.read(self.text), routing.epoch
+        return self.reading
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One message. ``bind`` and ``prepared`` are what Bind and Parse are about."""
+
+    kind: int
+    data: bytes
+    prepared: Prepared | None = None
+    bind: Bind | None = None
+
+
+@dataclass(slots=True)
+class Unit:
+    """An extended query's messages, in order."""
+
+    steps: list[Step] = field(default_factory=list)
+    bound: list[tuple[Prepared, Bind]] = field(default_factory=list)
+    needs: list[Prepared] = field(default_factory=list)
+    """Statements that it uses and does not parse itself."""
+    size: int = 0
+    executes: bool = False
+    refusal: Refusal | None = None
+    """What is wrong with one of its messages; the rest of the unit is skipped."""
+
+    def statements(self) -> tuple[Statement, ...]:
+        """Return what its Binds are about."""
+        return tuple(s for p, _ in self.bound if p.reading for s in p.reading.statements)
+
+    def parsed(self) -> list[Prepared]:
+        """Return the statements that it parses itself."""
+        found = (s.prepared for s in self.steps if s.kind == ord("P"))
+        return [prepared for prepared in found if prepared is not None]
+
+    def data(self) -> bytes:
+        """Return the messages as they came."""
+        return b"".join(step.data for step in self.steps)
+
+
+class Statements:
+    """A client's prepared statements and portals, by name."""
+
+    def __init__(self) -> None:
+        self.known: dict[bytes, Prepared] = {}
+
+    def add(self, unit: Unit, kind: int, data: bytes) -> None:
+        """Append a message to a unit and note what it is about. Raises Refusal, Malformed."""
+        unit.size += len(data)
+        if kind == ord("P"):
+            unit.steps.append(Step(kind, data, self._parse(data)))
+        elif kind == ord("B"):
+            bind = wire.read_bind(data[wire.HEADER :])
+            prepared = self._named(bind.statement)
+            self._use(unit, prepared)
+            unit.bound.append((prepared, bind))
+            unit.executes = True
+            unit.steps.append(Step(kind, data, prepared, bind))
+        elif kind == ord("D") and data[wire.HEADER : wire.HEADER + 1] == b"S":
+            prepared = self._named(data[wire.HEADER + 1 : -1])
+            self._use(unit, prepared)
+            unit.steps.append(Step(kind, data, prepared))
+        elif kind == ord("C") and data[wire.HEADER : wire.HEADER + 1] == b"S":
+            closed = self.known.pop(data[wire.HEADER + 1 : -1], None)
+            unit.steps.append(Step(kind, data, closed))
+        else:
+            unit.executes |= kind == ord("E")
+            unit.steps.append(Step(kind, data))
+
+    def _parse(self, data: bytes) -> Prepared:
+        name, at = wire.read_text(data, wire.HEADER)
+        text, at = wire.read_text(data, at)
+        if len(self.known) >= STATEMENTS_MAX:
+            raise Refusal("54000", f"more than {STATEMENTS_MAX} prepared statements")
+        if name and name in self.known:
+            raise Refusal("42P05", f'prepared statement "{name.decode(errors="replace")}" exists')
+        known = self.known.get(name)
+        if known is not None and known.message == data:
+            return known  # the unnamed one once more: what was read of it stays
+        prepared = Prepared(name, data, decoded(text), wire.read_short(data, at))
+        self.known[name] = prepared
+        return prepared
+
+    def _named(self, name: bytes) -> Prepared:
+        prepared = self.known.get(name)
+        if prepared is None:
+            shown = name.decode(errors="replace")
+            raise Refusal("26000", f'prepared statement "{shown}" does not exist')
+        return prepared
+
+    def _use(self, unit: Unit, prepared: Prepared) -> None:
+        parsed_here = any(s.kind == ord("P") and s.prepared is prepared for s in unit.steps)
+        if not parsed_here and prepared not in unit.needs:
+            unit.needs.append(prepared)
+
+
+def decoded(text: bytes) -> str:
+    """Return a statement's text. Raises Refusal."""
+    try:
+        return text.decode()
+    except UnicodeDecodeError:
+        raise Refusal(
+            "22021", "the statement is not UTF-8", "SET client_encoding TO UTF8"
+        ) from None
+
+
+def destination_of(unit: Unit, routing: CompiledMap, wishes: Wishes) -> Destination:
+    """Return where a unit goes. Raises Refusal."""
+    found: set[Destination] = set()
+    for prepared, bind in unit.bound:
+        reading = prepared.read(routing)
+        for statement in reading.statements:
+            if statement.kind is Kind.LISTEN:
+                raise Refusal("0A000", "LISTEN and NOTIFY do not work through the router")
+            own = statement.setting is not None and statement.setting.name.startswith(
+                "shardwright."
+            )
+            if own and len(unit.bound) > 1:
+                raise Refusal("0A000", "settings of the router go alone, not in a pipeline")
+        found.add(routing.destination(reading, wishes, bind))
+    found.discard(Anywhere())
+    if len(found) > 1:
+        raise Refusal(
+            "0A000", "a pipeline up to its Sync is one transaction, and has keys of several shards",
+            "send a Sync between statements for different shards",
+        )  # fmt: skip
+    return found.pop() if found else Anywhere()
+
+
+def with_parses(backend: Backend, exchange: Exchange, unit: Unit) -> bytes:
+    """Return a unit, and before it the Parse of each statement that this shard lacks."""
+    first: list[bytes] = []
+    for prepared in unit.needs:
+        if backend.prepared.get(prepared.name) is prepared:
+            continue
+        first += _closed(backend, exchange, prepared.name)
+        first.append(prepared.message)
+        exchange.parses += 1
+        backend.prepared[prepared.name] = prepared
+    for prepared in unit.parsed():
+        first += _closed(backend, exchange, prepared.name)
+        backend.prepared[prepared.name] = prepared
+    return b"".join([*first, exchange.data]) if first else exchange.data
+
+
+def _closed(backend: Backend, exchange: Exchange, name: bytes) -> list[bytes]:
+    """A named statement stays until it is closed; the unnamed one is replaced."""
+    if not name or name not in backend.prepared:
+        return []
+    exchange.closes += 1
+    return [wire.frame(b"C", b"S" + name + b"\0")]

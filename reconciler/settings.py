@@ -1,0 +1,152 @@
+"""One frozen Settings; each value remembers where it came from.
+
+Order: flag > environment (``SHARDWRIGHT_…``) > file (a ReconcilerConfig) > default.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from reconciler.model.errors import Position, ReconcilerError
+
+ENVIRONMENT_PREFIX = "SHARDWRIGHT_"
+
+
+class SettingInvalid(ReconcilerError):
+    """A setting has a value of the wrong kind, or out of its bounds.
+
+    The order is flag, environment, file, default; `shardwright config show` says where each value
+    comes from.
+    """
+
+    code = "CL201"
+
+
+class ConfigUnreadable(ReconcilerError):
+    """The file given with --config cannot be read, or holds no ReconcilerConfig."""
+
+    code = "CL202"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything that can be set, with units in the names.
+
+    ``home``: folder of the local platform and of caches.
+    ``platform``: what runs the members; ``local`` is the one there is.
+    ``parallel``: steps of an apply that run at once (1 to 64).
+    ``observe_parallel``: shards that are asked at once (1 to 256).
+    ``answer_s``: how long one question to etcd, Patroni or PostgreSQL may take (0.1 to 60).
+    ``start_s``: how long new or restarted members may take until they are healthy (1 to 86400).
+    ``lease_s``: how long the applier's lease outlives an applier that died (5 to 300).
+    ``origins``: where each value came from, by name.
+    """
+
+    home: str
+    platform: str = "local"
+    parallel: int = 4
+    observe_parallel: int = 16
+    answer_s: float = 5.0
+    start_s: float = 180.0
+    lease_s: int = 10
+    origins: tuple[tuple[str, str], ...] = field(default=(), compare=False)
+
+    def origin(self, name: str) -> str:
+        """Return where a value came from: flag, environment, a file's path, or default."""
+        return dict(self.origins).get(name, "default")
+
+
+_BOUNDS: dict[str, tuple[float, float]] = {
+    "parallel": (1, 64),
+    "observe_parallel": (1, 256),
+    "answer_s": (0.1, 60),
+    "start_s": (1, 86_400),
+    "lease_s": (5, 300),
+}
+_KINDS: dict[str, Callable[[str], Any]] = {
+    "parallel": int,
+    "observe_parallel": int,
+    "answer_s": float,
+    "start_s": float,
+    "lease_s": int,
+}
+
+
+def state_folder(environ: Mapping[str, str]) -> Path:
+    """Return the user's state folder for Shardwright, by the XDG rules."""
+    base = environ.get("XDG_STATE_HOME") or os.path.join(
+        environ.get("HOME") or os.path.expanduser("~"), ".local", "state"
+    )
+    return Path(base) / "shardwright"
+
+
+def load(
+    flags: Mapping[str, str], environ: Mapping[str, str], file: Path | None = None
+) -> Settings:
+    """Return the settings of one call. Raises SettingInvalid and ConfigUnreadable."""
+    values: dict[str, Any] = {"home": str(state_folder(environ))}
+    origins: dict[str, str] = {}
+    written = _from_file(file) if file else {}
+    for name in (f.name for f in fields(Settings) if f.name != "origins"):
+        variable = ENVIRONMENT_PREFIX + name.upper()
+        if name in flags:
+            values[name], origins[name] = flags[name], "flag"
+        elif environ.get(variable):
+            values[name], origins[name] = environ[variable], f"environment {variable}"
+        elif name in written:
+            values[name], origins[name] = written[name], f"file {file}"
+        if name in origins:
+            values[name] = _checked(name, str(values[name]), origins[name])
+    values["home"] = os.path.abspath(os.path.expanduser(values["home"]))
+    return Settings(**values, origins=tuple(sorted(origins.items())))
+
+
+def _checked(name: str, text: str, origin: str) -> Any:
+    if name == "platform" and text != "local":
+        raise SettingInvalid(
+            f"setting {name} ({origin})", f"there is no platform {text!r}", remedy="write: local"
+        )
+    kind = _KINDS.get(name)
+    if kind is None:
+        return text
+    low, high = _BOUNDS[name]
+    try:
+        value = kind(text)
+    except ValueError:
+        value = None
+    if value is None or not low <= value <= high:
+        raise SettingInvalid(
+            f"setting {name} ({origin})",
+            f"{text!r} is not a number from {low:g} to {high:g}",
+            remedy=f"write a number from {low:g} to {high:g}",
+        )
+    return value
+
+
+def _from_file(file: Path) -> dict[str, Any]:
+    """Return the settings that a ReconcilerConfig gives, by our names."""
+    from reconciler.model.desired import Revision
+    from reconciler.spec import read
+    from reconciler.spec.documents import Documents, SourceFile
+
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise ConfigUnreadable(
+            str(file), f"cannot be read: {error.strerror}", where=Position(str(file))
+        ) from None
+    documents = Documents(str(file), Revision("file"), (SourceFile(str(file), data),))
+    config = read(documents).config
+    if config is None:
+        raise ConfigUnreadable(
+            str(file),
+            "holds no ReconcilerConfig",
+            remedy="see specs.md, or leave --config out",
+            where=Position(str(file)),
+        )
+    found: dict[str, Any] = {"platform": config.spec.platform}
+    return {name: value for name, value in found.items() if value}

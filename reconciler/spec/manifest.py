@@ -1,0 +1,284 @@
+"""What a user may write, as types: each field with the description that editors show.
+
+The JSON Schemas in ``schemas/`` are generated from these types (``reconciler.spec.schema``). They
+check form only; what one value means beside another is ``resolve``'s business.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from msgspec import UNSET, Meta, Struct, UnsetType, field
+
+API_VERSION = "shardwright.dev/v1alpha1"
+API_GROUP = "shardwright.dev"
+
+NAME = r"^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$"
+SHARD_NAME = r"^[a-z][a-z0-9]{0,19}$"
+DURATION = r"^[0-9]{1,9}(ms|s|m|h|d)$"
+RATIO = r"^[0-9]{1,4}(\.[0-9]{1,3})?x$"
+SIZE = r"^[0-9]{1,12}(\.[0-9]{1,3})?(k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?$"
+CPU = r"^[0-9]{1,5}(\.[0-9]{1,3})?$|^[0-9]{1,8}m$"
+TABLE = r"^[a-z_][a-z0-9_$]{0,62}(\.[a-z_][a-z0-9_$]{0,62})?$"
+COLUMN = r"^[a-z_][a-z0-9_$]{0,62}$"
+
+PATTERN_STORIES: dict[str, tuple[str, str]] = {
+    NAME: (
+        "is not a name: at most 40 lower-case letters, digits and dashes, beginning with a letter",
+        "shop-eu",
+    ),
+    SHARD_NAME: (
+        "is not a shard name: at most 20 lower-case letters and digits, beginning with a letter",
+        "s0",
+    ),
+    DURATION: ("is not a duration: a whole number and ms, s, m, h or d", "30s"),
+    RATIO: ("is not a ratio: a number and x", "2x"),
+    SIZE: ("is not a size: a number and Ki, Mi, Gi, Ti (or k, M, G, T)", "10Gi"),
+    CPU: ("is not an amount of CPU: cores, or thousandths with m", '"1" or 500m'),
+    TABLE: (
+        "is not a table name: lower-case letters, digits and _, with or without its schema",
+        "orders or sales.orders",
+    ),
+    COLUMN: ("is not a column name: lower-case letters, digits and _", "customer_id"),
+}
+"""For each pattern, what to say about a text that does not match, and one that does."""
+
+Name = Annotated[str, Meta(pattern=NAME)]
+Duration = Annotated[str, Meta(pattern=DURATION)]
+Size = Annotated[str, Meta(pattern=SIZE)]
+ShardNameText = Annotated[str, Meta(pattern=SHARD_NAME)]
+Table = Annotated[str, Meta(pattern=TABLE)]
+Column = Annotated[str, Meta(pattern=COLUMN)]
+
+
+class Part(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, rename="camel"):
+    """A mapping of a manifest; fields that it does not have are refused."""
+
+
+class Metadata(Part, frozen=True, kw_only=True):
+    """Who the document is."""
+
+    name: Annotated[Name, Meta(description="The name, unique for its kind in its namespace.")]
+    namespace: Annotated[
+        Name, Meta(description="The namespace; a database is known by namespace and name.")
+    ] = "default"
+    labels: Annotated[
+        dict[str, str], Meta(description="Labels for selecting, as in `get -l team=checkout`.")
+    ] = field(default_factory=dict)
+    annotations: Annotated[
+        dict[str, str], Meta(description="Notes for people and other tools; without effect.")
+    ] = field(default_factory=dict)
+
+
+class Passwords(Part, frozen=True, kw_only=True):
+    """The passwords that Shardwright generates and keeps; none is ever written in a spec."""
+
+    generation: Annotated[
+        int,
+        Meta(
+            description="Raise it by one to have the passwords of the owner and of the "
+            "application role replaced.",
+            ge=1,
+            le=1_000_000,
+        ),
+    ] = 1
+
+
+class Postgres(Part, frozen=True, kw_only=True):
+    """The PostgreSQL of every shard."""
+
+    version: Annotated[
+        str,
+        Meta(
+            description='The major version, in quotes: "15", "16", "17" or "18". Minor versions '
+            "are the platform's."
+        ),
+    ]
+    parameters: Annotated[
+        dict[str, str | int | float | bool],
+        Meta(
+            description="PostgreSQL parameters by name, as in postgresql.conf. Checked against the "
+            "version's catalogue; those that need a restart are planned as a rolling restart."
+        ),
+    ] = field(default_factory=dict)
+    passwords: Annotated[
+        Passwords, Meta(description="The generated passwords; raise the generation to rotate.")
+    ] = field(default_factory=Passwords)
+
+
+class Schema(Part, frozen=True, kw_only=True):
+    """Where the tables come from."""
+
+    files: Annotated[
+        list[str],
+        Meta(
+            description="SQL files or patterns (* ? **), relative to this document's folder. "
+            "Sorted by name within a pattern, checksummed, and applied once to every shard."
+        ),
+    ]
+
+
+class ShardingSpec(Part, frozen=True, kw_only=True):
+    """How rows find their shard."""
+
+    type: Annotated[
+        Literal["bigint", "int", "text", "uuid"],
+        Meta(description="The type of the shard key, the same in all sharded tables."),
+    ]
+    tables: Annotated[
+        dict[Table, Column],
+        Meta(description="Each sharded table and its shard key column: `orders: customer_id`."),
+    ]
+    reference: Annotated[list[Table], Meta(description="Tables that are whole on every shard.")] = (
+        field(default_factory=list)
+    )
+
+
+class Storage(Part, frozen=True, kw_only=True):
+    """The volume of each member."""
+
+    size: Annotated[
+        Size | UnsetType, Meta(description="Size of the volume, such as 10Gi. Default 10Gi.")
+    ] = UNSET
+    class_: Annotated[
+        str | UnsetType, Meta(description="Storage class of the platform; its default if left out.")
+    ] = field(default=UNSET, name="class")
+
+
+class ResourceLimits(Part, frozen=True, kw_only=True):
+    """What each member may use."""
+
+    cpu: Annotated[
+        Annotated[str, Meta(pattern=CPU)] | int | float | UnsetType,
+        Meta(description='Cores, such as "1" or 500m. No limit if left out.'),
+    ] = UNSET
+    memory: Annotated[
+        Size | UnsetType, Meta(description="Memory, such as 2Gi. No limit if left out.")
+    ] = UNSET
+
+
+Instances = Annotated[int, Meta(ge=1, le=16)]
+_INSTANCES = "Members of the shard, its primary included; 1 to 16. Default 1."
+_SYNCHRONOUS = (
+    "Whether a commit waits until a standby has it, so that no failover loses an acknowledged "
+    "write. Default true."
+)
+
+
+class Defaults(Part, frozen=True, kw_only=True):
+    """What holds for every shard that does not say otherwise."""
+
+    instances: Annotated[Instances | UnsetType, Meta(description=_INSTANCES)] = UNSET
+    storage: Annotated[Storage | UnsetType, Meta(description="The volume of each member.")] = UNSET
+    resources: Annotated[
+        ResourceLimits | UnsetType, Meta(description="What each member may use.")
+    ] = UNSET
+    synchronous: Annotated[bool | UnsetType, Meta(description=_SYNCHRONOUS)] = UNSET
+
+
+class IsolatedKey(Part, frozen=True, kw_only=True):
+    """One key for itself."""
+
+    value: Annotated[
+        str | int, Meta(description="A value of the shard key whose rows live on this shard.")
+    ]
+
+
+class ShardSpec(Part, frozen=True, kw_only=True):
+    """One shard; what it leaves out comes from `defaults`."""
+
+    name: Annotated[ShardNameText, Meta(description="The shard's name, unique in the database.")]
+    keys: Annotated[
+        list[str | IsolatedKey],
+        Meta(
+            description='What the shard owns: hash ranges such as "-80", "40-80", "80-" or "-" for '
+            "all, and single keys as {value: 42}, which are taken out of every other range.",
+            min_length=1,
+        ),
+    ]
+    instances: Annotated[Instances | UnsetType, Meta(description=_INSTANCES)] = UNSET
+    storage: Annotated[Storage | UnsetType, Meta(description="The volume of each member.")] = UNSET
+    resources: Annotated[
+        ResourceLimits | UnsetType, Meta(description="What each member may use.")
+    ] = UNSET
+    synchronous: Annotated[bool | UnsetType, Meta(description=_SYNCHRONOUS)] = UNSET
+
+
+class Throttle(Part, frozen=True, kw_only=True):
+    """When a move steps back."""
+
+    latency_max: Annotated[
+        Annotated[str, Meta(pattern=RATIO)],
+        Meta(description="Slow-down of the source at which a move pauses: 2x is twice its usual."),
+    ] = "2x"
+
+
+class ReshardingSpec(Part, frozen=True, kw_only=True):
+    """Limits of online moves of key ranges."""
+
+    pause_max: Annotated[
+        Duration,
+        Meta(description="Longest time that writes to a moving range wait at the switch."),
+    ] = "100ms"
+    rollback_window: Annotated[
+        Duration, Meta(description="How long a move can be taken back after the switch.")
+    ] = "24h"
+    throttle: Annotated[Throttle, Meta(description="When a move steps back.")] = field(
+        default_factory=Throttle
+    )
+
+
+class Moved(Part, frozen=True, kw_only=True):
+    """A shard that was renamed."""
+
+    from_: Annotated[ShardNameText, Meta(description="The shard's former name.")] = field(
+        name="from"
+    )
+    to: Annotated[ShardNameText, Meta(description="Its name now, as in `shards`.")]
+
+
+class DatabaseSpec(Part, frozen=True, kw_only=True):
+    """What the database should be."""
+
+    postgres: Annotated[Postgres, Meta(description="The PostgreSQL of every shard.")]
+    schema: Annotated[Schema | UnsetType, Meta(description="Where the tables come from.")] = UNSET
+    sharding: Annotated[ShardingSpec, Meta(description="How rows find their shard.")]
+    defaults: Annotated[
+        Defaults, Meta(description="What holds for every shard that does not say otherwise.")
+    ] = field(default_factory=Defaults)
+    shards: Annotated[
+        list[ShardSpec],
+        Meta(
+            description="The shards. Together they own the whole key space, without gap or "
+            "overlap; to change this list is to ask for resharding.",
+            min_length=1,
+        ),
+    ]
+    moved: Annotated[
+        list[Moved],
+        Meta(description="Shards that were renamed; without it a rename is delete and create."),
+    ] = field(default_factory=list)
+    resharding: Annotated[
+        ReshardingSpec, Meta(description="Limits of online moves of key ranges.")
+    ] = field(default_factory=ReshardingSpec)
+    deletion: Annotated[
+        Literal["protected", "keepData", "destroy"],
+        Meta(
+            description="What happens when the document is deleted: protected refuses, keepData "
+            "stops the members and keeps their data, destroy removes both."
+        ),
+    ] = "protected"
+    suspend: Annotated[
+        bool, Meta(description="While true, the database is looked at but not changed.")
+    ] = False
+
+
+class ShardedDatabase(Part, frozen=True, kw_only=True):
+    """A PostgreSQL database split over shards by the hash of a key."""
+
+    api_version: Annotated[
+        Literal["shardwright.dev/v1alpha1"], Meta(description="The version of this format.")
+    ]
+    kind: Annotated[Literal["ShardedDatabase"], Meta(description="What the document describes.")]
+    metadata: Annotated[Metadata, Meta(description="Who the document is.")]
+    spec: Annotated[DatabaseSpec, Meta(description="What the database should be.")]

@@ -1,0 +1,116 @@
+"""The one place that knows every concrete edge: it makes a ``World`` for a call."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import re
+import socket
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from reconciler.engine.loop import World
+from reconciler.engine.observe import Eyes
+
+if TYPE_CHECKING:
+    from reconciler.edges.local.platform import LocalPlatform
+    from reconciler.engine.saved import SourceRequest
+    from reconciler.settings import Settings
+    from reconciler.spec.documents import Documents
+
+
+class SystemClock:
+    """The machine's clock."""
+
+    def now(self) -> datetime:
+        """Return the time in UTC."""
+        return datetime.now(UTC)
+
+    def sleep(self, seconds: float) -> None:
+        """Wait."""
+        time.sleep(seconds)
+
+
+def open_world(settings: Settings) -> World:
+    """Return all edges of one call. Raises NotAHome when there is no platform yet."""
+    from reconciler.edges.etcd import EtcdStore
+    from reconciler.edges.patroni import PatroniRest
+    from reconciler.edges.postgres import PostgresSql
+    from reconciler.edges.replication import LogicalMover
+
+    platform = local_platform(settings)
+    tls, clock = platform.client_tls(), SystemClock()
+    return World(
+        eyes=Eyes(
+            platform=platform,
+            store=EtcdStore(platform.etcd_endpoints(), tls),
+            patroni=PatroniRest(),
+            postgres=PostgresSql(),
+            clock=clock,
+            parallel=settings.observe_parallel,
+        ),
+        mover=LogicalMover(),
+        clock=clock,
+        settings=settings,
+        actor=actor(),
+        is_gone=is_gone,
+    )
+
+
+def cache_folder() -> Path:
+    """Return the user's cache folder for Shardwright, by the XDG rules."""
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return Path(base) / "shardwright"
+
+
+def local_platform(settings: Settings) -> LocalPlatform:
+    """Return the local platform in its home. Raises NotAHome."""
+    from reconciler.edges.local.platform import LocalPlatform
+
+    return LocalPlatform(Path(settings.home))
+
+
+def fetch(request: SourceRequest) -> Documents:
+    """Read the specs that a call asks for, at one revision. Raises SO errors."""
+    from reconciler.edges.git import work_tree_revision
+
+    if request.git:
+        from reconciler.edges.git import GitCache, GitReference, parse_address, read_repository
+
+        reference = GitReference("any", request.ref) if request.ref else GitReference()
+        cache = GitCache(cache_folder() / "git")
+        return read_repository(parse_address(request.git), reference, request.path, cache)
+    from reconciler.edges.folder import read_folder
+
+    return read_folder(request.path, revision_of=work_tree_revision)
+
+
+_ACTOR = re.compile(r"pid (\d+) start (\d+) boot ([0-9a-f-]+)")
+
+
+def actor() -> str:
+    """Return who acts: user, host, and the process in a form that ``is_gone`` understands."""
+    from reconciler.edges.local.process_identity import identity_of
+
+    me = identity_of(os.getpid())
+    process = f"pid {me.pid} start {me.start_time} boot {me.boot_id}" if me else ""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a uid without a name
+        user = f"uid {os.getuid()}"
+    return f"{user}@{socket.gethostname()} {process}"
+
+
+def is_gone(text: str) -> bool:
+    """Tell whether the process named in a text is certainly dead: of this boot, and not there.
+
+    Another machine's process, or none that is named, is not certain.
+    """
+    from reconciler.edges.local.process_identity import ProcessIdentity, boot_id, is_alive
+
+    match = _ACTOR.search(text)
+    if match is None or match[3] != boot_id():
+        return False
+    return not is_alive(ProcessIdentity(int(match[1]), int(match[2]), match[3]))

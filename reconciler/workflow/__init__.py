@@ -1,0 +1,1 @@
+"""Long operations as decisions over frozen facts: pure, no I/O, no clock."""

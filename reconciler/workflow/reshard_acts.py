@@ -1,0 +1,155 @@
+"""What a move of keys can do to the world: a closed set, performed by the engine with its edges.
+
+Each act is idempotent and may be cut short anywhere; what it left is seen at the next look. What
+the rules of ``reshard`` rely on within an act stands in the act's docstring: between the decision
+and the act a shard may have failed over, so those conditions are the edge's to check.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from reconciler.model.moves import Side, Stage
+from reconciler.model.names import Epoch
+
+
+@dataclass(frozen=True, slots=True)
+class PrepareTarget:
+    """Give the target the schema, with guards that refuse the keys."""
+
+
+@dataclass(frozen=True, slots=True)
+class Publish:
+    """Publish the keys' rows at the source, and read the filters back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """Copy the rows under a new slot's snapshot; a copy that is not whole starts over.
+
+    In this order: the marker goes, the slot goes, the keys' rows at the target go, a slot is made,
+    rows are copied, the marker is written.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class BuildIndexes:
+    """Build at the target what the copy left out: indexes, constraints, statistics."""
+
+
+@dataclass(frozen=True, slots=True)
+class Subscribe:
+    """Let the target follow the slot that the copy was made under."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verify:
+    """Compare both sides exactly, and remember that they were equal. Raises on a difference."""
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """Make the way back ready: a publication and a slot at the target."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """Fence every table at the source, drain, seal, open every table at the target.
+
+    One act, because writers wait from its first step to its last. Before the first table is opened:
+    the fence is on the source's promotable standby, a beat written after the last fence of *this*
+    cut is seen at the target, neither side has failed over since the copy (``Stream.gap``), the
+    way back's slot is past what the target has applied, and all that is on the target's standby.
+    If the pause grows too long before the first table is opened, it unfences and says so.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class FinishOpening:
+    """Open the tables at the target that are still closed; touches nothing else.
+
+    Neither the way back's slot: it may hold writes by now that the source has not.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class Unfence:
+    """Let the source accept the keys again."""
+
+
+@dataclass(frozen=True, slots=True)
+class WriteMap:
+    """Publish who owns the keys, by compare-and-set: the target, or with ``back`` the source."""
+
+    epoch: Epoch
+    back: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Reverse:
+    """Drop the forward subscription and its slot, then let the source follow the target.
+
+    In this order: with both alive, PostgreSQL 15 sends each row round and round.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class RollBackCut:
+    """The cut with the roles exchanged: close the target, drain, open the source.
+
+    The same conditions hold before the first table is opened at the source. If one is open there
+    already, only the rest is left to open.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class Clean:
+    """Remove every subscription, slot, publication and marker of the move from both sides.
+
+    Slots go before their subscriptions: one that outlives its subscription would be followed again
+    from its confirmed position, which is behind what was applied.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class Prune:
+    """Delete the keys' rows from one side, in throttled batches.
+
+    Only after ``Clean``: a stream that lives would carry the deletions to the owner.
+    """
+
+    side: Side
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """Write the stage into the move's record, by compare-and-set (``reshard.record_stage``)."""
+
+    stage: Stage
+
+
+@dataclass(frozen=True, slots=True)
+class EndMove:
+    """Remove the move's record: nothing else of it is left."""
+
+
+Step: TypeAlias = (
+    PrepareTarget
+    | Publish
+    | Copy
+    | BuildIndexes
+    | Subscribe
+    | Verify
+    | Arm
+    | Cut
+    | FinishOpening
+    | Unfence
+    | WriteMap
+    | Reverse
+    | RollBackCut
+    | Clean
+    | Prune
+    | Record
+    | EndMove
+)

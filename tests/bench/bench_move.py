@@ -1,0 +1,297 @@
+"""What a move of keys costs: rows a second to a caught-up, indexed, equal target; the pause.
+
+    .venv/bin/python -m tests.bench.bench_move [--rows 3000000] [--cuts 20] [--version system-15]
+
+Half of a shard moves to a new one on the same host, durable commits, source otherwise idle. Beside
+it, in the same run and of the same data: ``cp`` of as many bytes and a sync (the floor), one-worker
+tablesync into a target with its indexes, ``pg_dump | pg_restore`` of the whole shard. Then cuts
+under four writers, there and back, each to the other server. Nothing is asserted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import statistics
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from psycopg import sql
+from psycopg.conninfo import make_conninfo
+
+from reconciler.edges.replication import LogicalMover
+from reconciler.edges.replication_ends import Limits
+from reconciler.model.moves import Side, Wish
+from reconciler.model.names import Epoch
+from reconciler.workflow import reshard_acts as acts
+from tests.edges.replication_world import (
+    Ledger,
+    MoveWorld,
+    Pair,
+    load_accounts,
+    make_world,
+    running_pair,
+)
+from tests.edges.servers import (
+    SUPERUSER_PASSWORD,
+    PostgresServer,
+    make_certificates,
+    postgres_binaries,
+)
+from tests.edges.shard import TestShard, new_shard, schema_file
+
+SCHEMA = """
+CREATE TABLE customers (id bigint PRIMARY KEY, name text, email text, made timestamptz);
+CREATE TABLE orders (
+  customer_id bigint NOT NULL, id bigint NOT NULL, total numeric, state text, made timestamptz,
+  PRIMARY KEY (customer_id, id));
+CREATE INDEX customers_email ON customers (email);
+CREATE INDEX orders_made ON orders (made);
+CREATE INDEX orders_state ON orders (state, total);
+"""
+ACCOUNTS = 2000
+TABLES = (("public.customers", "id"), ("public.orders", "customer_id"))
+SETTINGS = (
+    "\nfsync=on\nshared_buffers=256MB\nmax_wal_size=4GB\nlog_statement=none\n"
+    "maintenance_work_mem=256MB\ncheckpoint_timeout=30min\n"
+)
+
+
+@contextmanager
+def servers(version: str) -> Iterator[Pair]:
+    home = Path(tempfile.mkdtemp(prefix="sw-bench-"))
+    try:
+        with running_pair(
+            postgres_binaries()[version], home, make_certificates(home / "tls")
+        ) as pair:
+            for server in (pair.source, pair.target):
+                with (server.home / "data" / "postgresql.conf").open("a") as conf:
+                    conf.write(SETTINGS)
+                server.run("pg_ctl", "restart", "--wait", "--pgdata=data", "--log=log")
+            yield pair
+    finally:
+        shutil.rmtree(home, ignore_errors=True)
+
+
+def fill(shard: TestShard, rows: int) -> None:
+    customers = rows // 4
+    with shard.connect() as connection:
+        connection.execute("SET session_replication_role = replica")
+        connection.execute(
+            "INSERT INTO customers SELECT i, 'name ' || i, md5(i::text) || '@example.org', now()"
+            f" FROM generate_series(1, {customers}) i"
+        )
+        connection.execute(
+            f"INSERT INTO orders SELECT 1 + i % {customers}, i, i % 1000 / 7.0,"
+            " (ARRAY['new', 'paid', 'sent'])[1 + i % 3], now() - make_interval(secs => i)"
+            f" FROM generate_series(1, {rows - customers}) i"
+        )
+        connection.execute("VACUUM ANALYZE")
+        connection.execute("CHECKPOINT")
+
+
+def timed(what: Callable[[], object]) -> float:
+    begun = time.perf_counter()
+    what()
+    return time.perf_counter() - begun
+
+
+def show(what: str, seconds: float, rows: int, best: float) -> None:
+    print(f"{what:58} {seconds:8.1f} s {rows / seconds / 1000:8.0f} k rows/s {seconds / best:6.2f}")
+
+
+def move(world: MoveWorld) -> dict[str, float]:
+    """Return the seconds of each step, up to a verified-equal target."""
+    steps: dict[str, float] = {}
+
+    def note(act: acts.Step) -> bool:
+        steps[type(act).__name__] = time.perf_counter()
+        return isinstance(act, acts.Arm)
+
+    world.go(until=note)
+    names, at = list(steps), list(steps.values())
+    return {name: at[i + 1] - at[i] for i, name in enumerate(names[:-1])}
+
+
+def tablesync(world: MoveWorld, plain: TestShard) -> None:
+    """One worker, the target's indexes there: how it is usually done."""
+    source, where = world.source, "hashint8extended({}, 0) >= 0"
+    with source.connect() as connection:
+        filters = ", ".join(f"{t} WHERE ({where.format(k)})" for t, k in TABLES)
+        connection.execute(f"CREATE PUBLICATION yardstick FOR TABLE {filters}")
+    conninfo = make_conninfo(
+        host=source.primary.host,
+        port=source.primary.postgres_port,
+        dbname=source.database,
+        user="postgres",
+        password=SUPERUSER_PASSWORD,
+        sslmode="require" if source.primary.postgres_tls else "disable",
+    )
+    with plain.connect() as connection:
+        connection.execute("ALTER SYSTEM SET max_sync_workers_per_subscription = 1")
+        connection.execute("SELECT pg_reload_conf()")
+        create = "CREATE SUBSCRIPTION yardstick CONNECTION {} PUBLICATION yardstick"
+        connection.execute(sql.SQL(create).format(sql.Literal(conninfo)))
+        query = "SELECT count(*) FROM pg_subscription_rel WHERE srsubstate <> 'r'"
+        while connection.execute(query).fetchone() != (0,):
+            time.sleep(0.05)
+        connection.execute("ANALYZE")
+        connection.execute("DROP SUBSCRIPTION yardstick")
+    with source.connect() as connection:
+        connection.execute("DROP PUBLICATION yardstick")
+
+
+def dump_and_restore(source: TestShard, target: TestShard, server: PostgresServer) -> None:
+    environment = {**os.environ, "PGPASSWORD": SUPERUSER_PASSWORD, "PGUSER": "postgres"}
+    host = ["--host=127.0.0.1"]
+    dump = subprocess.Popen(
+        [str(server.bin / "pg_dump"), *host, f"--port={source.primary.postgres_port}", "-Fc", "-Z0",
+         "--schema=public", source.database],
+        stdout=subprocess.PIPE, env=environment,
+    )  # fmt: skip
+    subprocess.run(
+        [str(server.bin / "pg_restore"), *host, f"--port={target.primary.postgres_port}", "--clean",
+         "--if-exists", f"--dbname={target.database}"],
+        stdin=dump.stdout, env=environment, check=False, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert dump.wait() == 0
+
+
+def copy_files(server: PostgresServer, size: int) -> None:
+    """As many bytes as the target has afterwards, from one file to another, and a sync."""
+    one, other = server.home / "floor.a", server.home / "floor.b"
+    with one.open("wb") as file:
+        for _ in range(size // 1_048_576 + 1):
+            file.write(os.urandom(1_048_576))
+    os.sync()
+    with one.open("rb") as file, other.open("wb") as into:
+        begun = time.perf_counter()
+        shutil.copyfileobj(file, into, 1_048_576)
+        into.flush()
+        os.fsync(into.fileno())
+        copy_files.seconds = time.perf_counter() - begun  # type: ignore[attr-defined]
+    one.unlink()
+    other.unlink()
+
+
+def measure_copy(pair: Pair, rows: int) -> None:
+    world = replace_mover(make_world(pair, SCHEMA, TABLES))
+    fill(world.source, rows)
+    steps = move(world)
+    total = sum(steps.values()) - steps["Verify"]
+    with world.target.connect() as connection:
+        moved = connection.execute(
+            "SELECT (SELECT count(*) FROM customers) + (SELECT count(*) FROM orders),"
+            " pg_total_relation_size('customers') + pg_total_relation_size('orders')"
+        ).fetchone()
+    assert moved is not None
+    count, size = int(moved[0]), int(moved[1])
+    print(f"{rows:,} rows, {count:,} of them move: {size / 1_048_576:.0f} MiB with indexes")
+    show("a move: to a caught-up, indexed target", total, count, total)
+    for name, seconds in steps.items():
+        print(f"    {name:54} {seconds:8.1f} s")
+    print(f"    verification: {count / steps['Verify'] / 1e6:.2f} M rows/s, both sides at once")
+    world.wish(Wish.ABORT)
+    world.go()
+    copy_files(pair.target, size)
+    show("cp of as many bytes, synced (the floor)", copy_files.seconds, count, total)  # type: ignore[attr-defined]
+    plain = new_shard(pair.target)
+    plain.set_up()
+    plain.apply(schema_file(SCHEMA))
+    show(
+        "tablesync, one worker, indexes there", timed(lambda: tablesync(world, plain)), count, total
+    )
+    with plain.connect() as connection:
+        connection.execute("TRUNCATE customers, orders")
+    seconds = timed(lambda: dump_and_restore(world.source, plain, pair.source))
+    assert plain.rows("SELECT count(*) FROM orders") == [(rows - rows // 4,)]
+    show("pg_dump | pg_restore, which knows no filter: all rows", seconds, rows, total)
+
+
+def replace_mover(world: MoveWorld) -> MoveWorld:
+    world.mover = LogicalMover(Limits())
+    return world
+
+
+@contextmanager
+def writers(world: MoveWorld) -> Iterator[Ledger]:
+    """Write in a process of its own, which hears of a new owner within a millisecond."""
+    forked = get_context("fork")
+    moved, stop, answer = forked.Value("i", 0), forked.Value("i", 0), forked.Queue()
+    child = forked.Process(target=_write, args=(world, moved, stop, answer))
+    child.start()
+
+    def tell() -> None:
+        while not stop.value:
+            moved.value = int(world.owner is Side.TARGET)
+            time.sleep(0.0005)
+
+    teller = threading.Thread(target=tell)
+    teller.start()
+    ledger = Ledger(world, ACCOUNTS)
+    try:
+        time.sleep(0.3)
+        yield ledger
+    finally:
+        stop.value = 1
+        ledger.acknowledged, ledger.unknown, ledger.failures = answer.get()
+        teller.join()
+        child.join()
+
+
+def _write(world: MoveWorld, moved: Any, stop: Any, answer: Any) -> None:
+    world.map_epoch = Epoch(99)  # the table's epoch trigger is measured, not provoked
+    with Ledger(world, ACCOUNTS, pause_s=0.001) as ledger:
+        while not stop.value:
+            world.owner = Side.TARGET if moved.value else Side.SOURCE
+            time.sleep(0.0005)
+    answer.put((ledger.acknowledged, ledger.unknown, ledger.failures))
+
+
+def measure_cuts(pair: Pair, cuts: int) -> None:
+    pauses: list[float] = []
+    acknowledged = 0
+    begun = time.perf_counter()
+    for _ in range(-(-cuts // 2)):
+        world = replace_mover(make_world(pair, pause_max_ms=1000))
+        load_accounts(world, ACCOUNTS)
+        with writers(world) as ledger:
+            world.go()
+            time.sleep(0.3)
+            world.wish(Wish.ROLLBACK)
+            world.go()
+        ledger.check()
+        acknowledged += len(ledger.acknowledged)
+        pauses += world.move.pauses_ms
+    rate = acknowledged / (time.perf_counter() - begun)
+    ordered = sorted(pauses)
+    print(
+        f"pause of {len(pauses)} cuts, 2 tables, {rate:.0f} writes/s over all, ms: median"
+        f" {statistics.median(ordered):.1f}, largest {ordered[-1]:.1f}; lost 0, extra 0"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rows", type=int, default=3_000_000)
+    parser.add_argument("--cuts", type=int, default=20)
+    parser.add_argument("--version", default=sorted(postgres_binaries())[0])
+    chosen = parser.parse_args()
+    print(f"PostgreSQL {chosen.version}, both shards on this host; load average {os.getloadavg()}")
+    with servers(chosen.version) as pair:
+        if chosen.cuts:
+            measure_cuts(pair, chosen.cuts)
+        if chosen.rows:
+            measure_copy(pair, chosen.rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,176 @@
+"""The reference router beside a direct connection and PgBouncer (Debian's package).
+
+``python -m tests.bench.bench_router [SECONDS [PROCESSES]]`` (5 and 2). One read by key on a shard
+of the demo's shop, pgbench on the same machine, in one run. Direct and PgBouncer (session pooling,
+as the router's) go to one shard; the router serves both shards, and finds the shard in the three
+ways: from a hint, from a literal in a simple query (parsed each time it is new), from a prepared
+statement's parameter.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg
+
+from reconciler.edges.local.platform import LocalPlatform
+from reconciler.model.names import Namespace, Scope, ScopeKey
+from tests.edges.servers import free_port
+from tests.local_home import fresh_home, member_with_role
+
+CLIENTS = (1, 10, 50)
+ROWS = 20_000
+ROOT = Path(__file__).resolve().parents[2]
+READ = "SELECT name FROM customers WHERE id = :k;"
+SCRIPTS = {
+    "hint": f"\\set k random(1, {ROWS})\n/* shard_key: :k */ {READ}\n",
+    "plain": f"\\set k random(1, {ROWS})\n{READ}\n",
+}
+_FIGURES = re.compile(r"latency average = ([\d.]+) ms.*?tps = ([\d.]+)", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    name: str
+    port: int
+    script: str
+    mode: str
+
+
+def shardwright(home: Path, *words: str) -> None:
+    command = [sys.executable, "-m", "reconciler.cli.main", *words]
+    environment = {**os.environ, "SHARDWRIGHT_HOME": str(home)}
+    subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
+
+
+@contextmanager
+def started(command: list[str], log: Path, port: int, **environment: str) -> Iterator[None]:
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            command, env={**os.environ, **environment}, stdout=out, stderr=out
+        )
+    try:
+        _await(port, log)
+        yield
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def _await(port: int, log: Path) -> None:
+    for _ in range(200):
+        if subprocess.run(["pg_isready", "-q", "-h", "127.0.0.1", "-p", str(port)]).returncode < 2:
+            return
+        time.sleep(0.1)
+    raise AssertionError(log.read_text())
+
+
+def bouncer(folder: Path, port: int, shard: int, password: str) -> list[str] | None:
+    """Write PgBouncer's configuration and return its command; None when it is not installed."""
+    program = shutil.which("pgbouncer", path=os.environ["PATH"] + ":/usr/sbin")
+    if program is None:
+        return None
+    folder.mkdir()
+    folder.chmod(0o755)
+    folder.parent.chmod(0o755)
+    (folder / "users").write_text(f'"shop_app" "{password}"\n')
+    (folder / "ini").write_text(
+        f"[databases]\nshop = host=127.0.0.1 port={shard} dbname=shop\n[pgbouncer]\n"
+        f"listen_addr = 127.0.0.1\nlisten_port = {port}\nauth_type = scram-sha-256\n"
+        f"auth_file = {folder}/users\npool_mode = session\ndefault_pool_size = 60\n"
+        f"unix_socket_dir =\nlogfile =\n"
+    )
+    as_user = ["-u", "nobody"] if os.geteuid() == 0 else []
+    return [program, *as_user, str(folder / "ini")]
+
+
+def measure(target: Target, clients: int, seconds: int, folder: Path, password: str) -> str:
+    script = folder / f"{target.script}.sql"
+    script.write_text(SCRIPTS[target.script])
+    command = [
+        "pgbench", "-n", "-h", "127.0.0.1", "-p", str(target.port), "-U", "shop_app", "-f",
+        str(script), "-M", target.mode, "-c", str(clients), "-j", str(min(clients, 2)),
+        "-T", str(seconds), "shop",
+    ]  # fmt: skip
+    done = subprocess.run(
+        command, env={**os.environ, "PGPASSWORD": password}, capture_output=True, text=True
+    )
+    found = _FIGURES.search(done.stdout)
+    if done.returncode or found is None:
+        return f"failed: {done.stderr.splitlines()[-1:]}"
+    return f"{float(found[1]):8.3f} ms {float(found[2]):9.0f}/s"
+
+
+def fill(home: Path) -> None:
+    """Put the same rows on both shards; guards are for writers, and replica mode has none."""
+    platform = LocalPlatform(home)
+    for name in ("shop-s0", "shop-s1"):
+        key = ScopeKey(Namespace("default"), Scope(name))
+        endpoint = member_with_role(home, key, "leader").endpoint
+        login = platform.credential(key, "superuser")
+        with psycopg.connect(
+            host=endpoint.host, port=endpoint.postgres_port, user=login.role,
+            password=login.password, dbname="shop",
+        ) as session:  # fmt: skip
+            session.execute("SET session_replication_role = replica")
+            session.execute(
+                "INSERT INTO customers (id, name, email, country)"
+                f" SELECT n, 'Customer ' || n, 'e', 'AT' FROM generate_series(1, {ROWS}) n"
+            )
+            session.execute("ANALYZE customers")
+
+
+def main(arguments: list[str]) -> None:
+    seconds, processes = (*map(int, arguments), *(5, 2)[len(arguments) :])
+    with fresh_home() as home:
+        specs = home.parent / "specs"
+        shutil.copytree(ROOT / "specs" / "shop", specs)
+        shardwright(home, "platform", "up")
+        shardwright(home, "apply", "-f", str(specs), "--yes", "--quiet")
+        fill(home)
+        platform, key = LocalPlatform(home), ScopeKey(Namespace("default"), Scope("shop-s0"))
+        password = platform.credential(key, "shop_app").password
+        shard = member_with_role(home, key, "leader").endpoint.postgres_port
+        compare(home, seconds, processes, shard, password)
+
+
+def compare(home: Path, seconds: int, processes: int, shard: int, password: str) -> None:
+    """One after the other: each keeps its sessions, and a shard takes 100."""
+    folder = home.parent
+    router, pooler = free_port(), free_port()
+    print(f"{'':32}" + "".join(f"{n:>16} clients" for n in CLIENTS))
+    direct = [Target("direct", shard, "plain", mode) for mode in ("simple", "prepared")]
+    report(direct, seconds, folder, password)
+    if command := bouncer(folder / "bouncer", pooler, shard, password):
+        with started(command, folder / "bouncer.log", pooler):
+            rows = [Target("pgbouncer", pooler, "plain", m) for m in ("simple", "prepared")]
+            report(rows, seconds, folder, password)
+    serve = [sys.executable, "-m", "reconciler.cli.main", "router", "run", "shop"]
+    serve += ["--listen", f"127.0.0.1:{router}", "--processes", str(processes)]
+    with started(serve, folder / "router.log", router, SHARDWRIGHT_HOME=str(home)):
+        rows = [
+            Target("router, by hint", router, "hint", "simple"),
+            Target("router, by statement", router, "plain", "simple"),
+            Target("router, by parameter", router, "plain", "prepared"),
+        ]
+        report(rows, seconds, folder, password)
+
+
+def report(rows: list[Target], seconds: int, folder: Path, password: str) -> None:
+    for target in rows:
+        cells = [measure(target, n, seconds, folder, password) for n in CLIENTS]
+        print(f"{target.name + ', ' + target.mode:32}" + "".join(f"{c:>24}" for c in cells))
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

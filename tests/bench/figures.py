@@ -1,0 +1,102 @@
+"""Which figures the last table shows, and where each stands in the output of its benchmark."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One line of the table: ``value`` and ``beside`` are patterns whose group is a number.
+
+    ``target`` is the most that the issue allows, in ``unit``; None where it names no number.
+    ``yardstick`` names what ``beside`` finds, in the same unit.
+    """
+
+    bench: str
+    name: str
+    unit: str
+    value: str
+    target: float | None = None
+    yardstick: str = ""
+    beside: str = ""
+
+
+_PLAN = r"^{}\s+{}\s+\d+"
+_NUMBER = r"\s+([\d.]+)"
+
+
+def _plans() -> list[Figure]:
+    found = []
+    for shards, seconds, mib in ((1_000, 1.5, 200), (10_000, 15, 1024)):
+        line = _PLAN.format("nothing to do", shards)
+        found += [
+            Figure("plan", f"plan of {shards:,} shards, nothing to do", "s", line + _NUMBER,
+                   seconds, "of deepcopy of the state", line + r"\s+[\d.]+\s+\d+\s+([\d.]+)x"),
+            Figure("plan", f"its memory, {shards:,} shards", "MiB", line + r"\s+[\d.]+\s+(\d+)",
+                   mib),
+        ]  # fmt: skip
+    for case in ("nothing to do", "restart and schema file on all", "every shard is split"):
+        growth = rf"^{case}\s+time per shard.*: ([\d.]+)"
+        found.append(Figure("plan", f"time a shard, 10,000 to 1,000: {case}", "x", growth))
+    return found
+
+
+FIGURES: tuple[Figure, ...] = (
+    Figure("validate", "validate 1,000 documents", "ms", r"validate \(read.*\)\s+(\d+) ms", 1000,
+           "yaml.CSafeLoader alone", r"CSafeLoader alone\s+(\d+) ms"),
+    Figure("validate", "its memory", "MiB", r"validate \(read.*\)\s+\d+ ms\s+(\d+) MiB", 150),
+    *_plans(),
+    Figure("policy", "1,000 rules × 1,000 shards, in all", "s", r"all together ([\d.]+) s", 2.0),
+    Figure("policy", "the check alone", "ms", r"^check .* shards\s+([\d.]+) ms", None,
+           "plain Python", r"same in plain Python\s+([\d.]+) ms"),
+    Figure("cli", "shardwright --help", "ms", r"^shardwright --help.*\s([\d.]+) ms", 150,
+           "python -c 'import click'", r"import click'.*\s([\d.]+) ms"),
+    Figure("cli", "completion", "ms", r"^completion.*\s([\d.]+) ms", 150,
+           "python -c 'import click'", r"import click'.*\s([\d.]+) ms"),
+    Figure("fetch", "no-change Git fetch", "ms",
+           r"(?s)^1 documents.*?  fetch, no change\s+([\d.]+)", None, "git ls-remote",
+           r"(?s)^1 documents.*?ls-remote \(yardstick\)\s+([\d.]+)"),
+    Figure("fetch", "no-change fetch and plan of the demo", "ms",
+           r"read, observe, plan and check\s+([\d.]+)", 300, "git ls-remote",
+           r"(?s)^1 documents.*?ls-remote \(yardstick\)\s+([\d.]+)"),
+    Figure("fetch", "shardwright plan of the demo", "ms", r"shardwright plan --git\s+([\d.]+)",
+           1000),
+    Figure("fetch", "observing, a shard", "ms", r"observe, a shard\s+([\d.]+)", 50),
+    Figure("observe", "catalog of 20 guarded tables", "ms",
+           r"catalog: 20 guarded[^\n]*?columns\s+[\d.]+\s+([\d.]+)", None, "connect + select 1",
+           r"connect \+ select 1[^\n]*?\)\s+[\d.]+\s+([\d.]+)"),
+    *(
+        Figure("failover", name, "s", rf"^{name}\s+([\d.]+)", 1.0, "plain Patroni",
+               rf"^{name}\s+[\d.]+\s+[\d.]+\s+([\d.]+)")
+        for name in ("kill -9 of a whole primary", "planned switchover", "kill -9, supervisor too")
+    ),
+    Figure("sdk", "client, one statement", "µs", r"sdk: shards.execute\s+([\d.]+)", None,
+           "plain psycopg", r"plain psycopg, one connection\s+([\d.]+)"),
+)  # fmt: skip
+
+
+def number(pattern: str, output: str) -> float | None:
+    """Return the number that a pattern finds, None when it finds nothing."""
+    found = re.search(pattern, output, re.MULTILINE) if pattern else None
+    return float(found[1]) if found else None
+
+
+def line_of(figure: Figure, outputs: Mapping[str, str]) -> str:
+    """Return one line of the table."""
+    output = outputs.get(figure.bench, "")
+    value, beside = number(figure.value, output), number(figure.beside, output)
+    if value is None:
+        return f"{figure.name:56} not found in the output of bench_{figure.bench}"
+    target = f"< {figure.target:g}" if figure.target is not None else ""
+    met = "" if figure.target is None else "ok" if value < figure.target else "MISSED"
+    if figure.yardstick.startswith("of "):  # the benchmark prints the ratio itself
+        ratio, shown = beside, figure.yardstick.removeprefix("of ")
+    else:
+        ratio = value / beside if beside else None
+        shown = f"{figure.yardstick} {beside:g}" if beside is not None else figure.yardstick
+    times = f"{ratio:.2f}x" if ratio is not None else ""
+    value_text = f"{value:g} {figure.unit}"
+    return f"{figure.name:56} {value_text:>12} {target:>8} {met:6} {times:>8}  {shown}".rstrip()

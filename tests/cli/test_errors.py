@@ -1,0 +1,236 @@
+"""Whatever goes wrong is told: with a code, on stderr, without a traceback."""
+
+from __future__ import annotations
+
+import json
+import signal
+import stat
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from reconciler.cli import main as cli_main
+from reconciler.cli.lazy import LazyCommand, command
+from tests.cli.calls import SHARDWRIGHT, Caller
+from tests.local_home import wait_for
+
+SECRET = "hunter2-secret"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["plann"], 'CL001  shardwright: there is no command "plann"; did you mean "plan"?'),
+        (["plan"], "CL001  shardwright plan: say where the specs are: -f PATH, or --git URL"),
+        (["plan", "-f", "a", "--git", "b"], "two sources; name one"),
+        (["plan", "-f", "a", "--ref", "b"], "--ref and --path belong to --git"),
+        (["plan", "--outt", "x"], "No such option"),
+        (["get", "tables"], "is no kind; there are"),
+        (["connect", "shop"], "name the shard: --key KEY, or --shard NAME"),
+        (["apply", "x.json", "-f", "specs"], "a saved plan knows its source"),
+        (["import"], "Missing option"),
+    ],
+)
+def test_a_mistaken_call_says_what_and_where_to_read_on(
+    call: Caller, words: list[str], said: str
+) -> None:
+    (call.folder / "x.json").write_text("{}")
+    ended = call(*words)
+    assert ended.code == 1
+    if "saved" not in said:
+        assert said in ended.told()
+        assert "--help" in ended.err
+    assert ended.out == ""
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["plan", "-f", "specs"], ["apply", "-f", "specs", "--yes"], ["diff", "-f", "specs"],
+        ["get", "db"], ["get", "ops"], ["describe", "db", "shop"], ["history"],
+        ["route", "shop", "1"], ["connect", "shop", "--key", "1"], ["platform", "status"],
+        ["platform", "down"], ["platform", "destroy", "--yes"], ["platform", "logs"],
+    ],
+)  # fmt: skip
+def test_without_a_platform_each_command_names_the_remedy(call: Caller, words: list[str]) -> None:
+    call.write_specs()
+    ended = call(*words)
+    assert ended.code == (2 if words[0] == "diff" else 1)
+    assert "LP103" in ended.told()
+    assert "shardwright platform up" in ended.err
+    assert ended.out == ""
+    assert not call.home.exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (["validate", "-f", "nowhere"], "SO001"),
+        (["validate", "-f", "."], "SO002"),
+        (["plan", "--git", "/nowhere/at/all"], "SO103"),
+        (["apply", "nowhere.json"], "CL004"),
+        (["explain", "SP999"], "CL010"),
+        (["--config", "nowhere.yaml", "config", "show"], "CL202"),
+        (["import", "--dsn", f"postgresql://u:{SECRET}@127.0.0.1/db"], "PG301"),
+        (["import", "--dsn", f"nonsense {SECRET}"], "PG301"),
+        (["import", "--dsn", "host=127.0.0.1 port=9 user=u dbname=d"], "PG302"),
+        (["policy", "test", "nowhere"], "SO001"),
+    ],
+)
+def test_bad_input_has_a_code(call: Caller, words: list[str], code: str) -> None:
+    ended = call(*words)
+    assert ended.code == 1
+    assert ended.told().startswith(f"{code} ")
+    assert SECRET not in ended.told()
+    assert ended.out == ""
+
+
+def test_a_saved_plan_that_is_none_is_refused(call: Caller) -> None:
+    (call.folder / "plan.json").write_text('{"format": "x"}')
+    assert call("apply", "plan.json").told().startswith("AP106 plan.json")
+
+
+def test_a_setting_out_of_bounds_is_named_with_its_origin(call: Caller) -> None:
+    ended = call("config", "show", SHARDWRIGHT_PARALLEL="0")
+    assert "CL201" in ended.told()
+    assert "SHARDWRIGHT_PARALLEL" in ended.err
+
+
+@pytest.mark.parametrize("words", [["get", "db", "-o", "json"], ["plan", "-o", "json"],
+                                   ["validate", "-f", "nowhere", "-o", "json"]])  # fmt: skip
+def test_errors_are_json_where_json_was_asked_for(call: Caller, words: list[str]) -> None:
+    ended = call(*words)
+    (error,) = json.loads(ended.err)["errors"]
+    assert set(error) == {"code", "file", "line", "column", "subject", "problem", "remedy"}
+    assert ended.code == 1
+    assert ended.out == ""
+
+
+@command("boom")
+def boom() -> None:
+    """Fail as no error of ours does."""
+    raise KeyError("a bug")
+
+
+@command("interrupted")
+def interrupted() -> None:
+    """End as Ctrl-C ends a command."""
+    raise KeyboardInterrupt
+
+
+@pytest.fixture
+def broken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Add two commands that fail, and give a state folder for their reports."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    for name in ("boom", "interrupted"):
+        entry = LazyCommand("Test", f"{__name__}:{name}", "Fail.")
+        monkeypatch.setitem(cli_main.COMMANDS, name, entry)
+    return tmp_path / "shardwright-reports"
+
+
+def test_a_bug_is_a_short_report_with_details_in_a_private_file(
+    broken: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli_main.run(["boom"]) == 1
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert "a bug in Shardwright (KeyError)" in told.err
+    assert "Traceback" not in told.err
+    (report,) = broken.iterdir()
+    assert str(report) in told.err
+    assert "Traceback" in report.read_text()
+    assert stat.S_IMODE(report.stat().st_mode) == 0o600
+
+
+def test_a_bugs_report_holds_no_value_of_the_call(
+    broken: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["shardwright", "boom", f"--dsn={SECRET}", "--key", SECRET])
+    cli_main.run(["boom"])
+    (report,) = broken.iterdir()
+    assert SECRET not in report.read_text()
+    assert "--dsn" in report.read_text()
+
+
+@pytest.mark.usefixtures("broken")
+def test_an_interrupt_is_one_line_and_130(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli_main.run(["interrupted"]) == 130
+    assert capsys.readouterr().err.strip() == "interrupted"
+
+
+def test_a_signal_ends_a_call_with_130_and_no_traceback(call: Caller) -> None:
+    running = subprocess.Popen(
+        [*SHARDWRIGHT, "validate", "-f", "-"], cwd=call.folder, env=call.environment, text=True,
+        stdin=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    wait_for(lambda: _waits_for_input(running.pid), "the call reads its standard input")
+    running.send_signal(signal.SIGINT)
+    _, told = running.communicate(timeout=60)
+    assert running.returncode == 130
+    assert told.strip() == "interrupted"
+
+
+def _waits_for_input(pid: int) -> bool:
+    """Tell by its system call (0: read, of descriptor 0) whether a process waits on stdin."""
+    return Path(f"/proc/{pid}/syscall").read_text().startswith("0 0x0 ")
+
+
+def test_a_reader_that_leaves_is_no_error(call: Caller) -> None:
+    running = call.start("explain")
+    assert running.stdout is not None
+    assert running.stderr is not None
+    running.stdout.close()
+    assert running.stderr.read() == ""
+    assert running.wait(60) == 0
+    running.stderr.close()
+
+
+def test_colour_is_only_for_terminals_and_never_against_no_color(call: Caller) -> None:
+    assert "\x1b" not in call("explain", "LP101").out
+    assert "\x1b[1m" in call.on_terminal("explain", "LP101", answers=[]).out
+    plain = Caller(call.folder, call.home)
+    assert "\x1b" not in plain("explain", "LP101", NO_COLOR="1").out
+
+
+def test_every_code_is_explained_and_belongs_to_one_error(call: Caller) -> None:
+    listed = call("explain", "-o", "json").json
+    codes = [one["code"] for one in listed]
+    assert len(codes) == len(set(codes)) > 60
+    for one in listed:
+        assert one["fact"].endswith("."), one
+        assert len(one["code"]) == 5
+    told = call("explain", "lp104").out
+    assert "HomeBusy" in told
+    assert "Another command is changing this home" in told
+
+
+def test_a_near_code_is_suggested(call: Caller) -> None:
+    assert "did you mean" in call("explain", "LP10").err
+
+
+@pytest.mark.parametrize("code", ["CL001", "CL999", "PS001", "PS002", "PS003", "PS004", "PS005"])
+def test_codes_that_are_no_errors_of_ours_are_explained_too(call: Caller, code: str) -> None:
+    assert call("explain", code).out.startswith(code)
+
+
+def test_a_story_begins_with_a_whole_sentence_and_has_no_markup(call: Caller) -> None:
+    for one in call("explain", "-o", "json").json:
+        assert one["fact"].endswith((".", ":")), one
+        assert "``" not in one["fact"] + one["story"], one
+
+
+def test_a_group_without_a_command_shows_its_help(call: Caller) -> None:
+    ended = call("operation")
+    assert ended.code == 0
+    assert "Commands:" in ended.out
+    assert ended.err == ""
+
+
+@pytest.mark.parametrize("words", [["get"], ["describe"], ["get", "foo"]])
+def test_the_kinds_are_told_on_one_line(call: Caller, words: list[str]) -> None:
+    ended = call(*words)
+    assert ended.code == 1
+    assert "databases (db), shards" in ended.err.splitlines()[0]
+    assert len(ended.err.splitlines()) == 2
+    assert "\t" not in ended.err

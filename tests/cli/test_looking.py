@@ -1,0 +1,270 @@
+"""What lists and watchers say, from values made by hand."""
+
+from __future__ import annotations
+
+import dataclasses
+from datetime import UTC, datetime, timedelta
+
+import click
+import pytest
+
+from reconciler.cli.apply import sum_of
+from reconciler.cli.columns import columns_for
+from reconciler.cli.confirm import NotConfirmed, confirm
+from reconciler.cli.errors import tell_error
+from reconciler.cli.get import kind_and_name
+from reconciler.cli.looking import NotFound, last_failures, named, noted
+from reconciler.cli.objects import Object, move_object, shard_object
+from reconciler.cli.progress import Failures, Lines, Tally
+from reconciler.cli.readiness import not_serving, of_database, of_shard
+from reconciler.cli.table import table
+from reconciler.engine.events import ApplyEnded, StepDone, StepFailed, StepStarted, StepWaits
+from reconciler.engine.journal import Operation, Operations, StepRecord
+from reconciler.engine.problems import PlanFileBroken, StoppedByUser
+from reconciler.engine.saved import decode_saved
+from reconciler.model.errors import Position
+from reconciler.model.moves import Move, Stage
+from reconciler.model.names import (
+    DatabaseKey,
+    DatabaseName,
+    MemberName,
+    Namespace,
+    Scope,
+    ScopeKey,
+    ShardName,
+)
+from reconciler.model.observed import (
+    Catalog,
+    ObservedDatabase,
+    ObservedMember,
+    ObservedShard,
+    ObservedState,
+    PatroniView,
+    Role,
+    RunningOperation,
+    Unseen,
+)
+from reconciler.model.platform import Endpoint, PlatformMember, PlatformShard, Resources
+from tests.plan import render_cases as cases
+from tests.workflow.move_world import MOVE
+
+SHOP = DatabaseKey(Namespace("default"), DatabaseName("shop"))
+KEY = ScopeKey(SHOP.namespace, Scope("shop-s0"))
+AT = Endpoint("127.0.0.1", 1, 2)
+SILENT = Unseen("patroni", "shop-s0", "silent")
+
+
+def member(number: int, state: str = "streaming", **rest: object) -> ObservedMember:
+    role = Role.STANDBY if number else Role.PRIMARY
+    made = ObservedMember(MemberName(f"shop-s0-{number}"), AT, role, state)
+    return dataclasses.replace(made, **rest)  # type: ignore[arg-type]
+
+
+def view(*members: ObservedMember, leader: str | None = "shop-s0-0") -> PatroniView:
+    return PatroniView(MemberName(leader) if leader else None, members, (), True)
+
+
+def shard(
+    patroni: PatroniView | Unseen, *, running: bool = True, stopped: bool = False
+) -> ObservedShard:
+    members = tuple(
+        PlatformMember(MemberName(f"shop-s0-{number}"), AT, running) for number in (0, 1)
+    )
+    platform = PlatformShard(KEY, SHOP.name, "16", members, True, Resources(), stopped)
+    return ObservedShard(KEY, platform, patroni, Catalog(160004, True), ShardName("s0"))
+
+
+WELL = view(member(0, "running"), member(1))
+
+
+@pytest.mark.parametrize(
+    ("seen", "ready", "reason"),
+    [
+        (shard(WELL), "True", ""),
+        (shard(SILENT), "Unknown", "patroni: silent"),
+        (shard(SILENT, running=False), "False", "no member runs"),
+        (shard(WELL, stopped=True), "False", "stopped on purpose"),
+        (shard(view(member(0, "running"), member(1), leader=None)), "False", "no member leads"),
+        (shard(view(member(0, "running"))), "False", "shop-s0-1 did not answer"),
+        (shard(view(member(0, "running"), member(1, "starting"))), "False",
+         "shop-s0-1 is starting"),
+        (shard(view(member(0, "running", pending_restart=("x",)), member(1))), "True",
+         "restart pending: x"),
+        (dataclasses.replace(shard(WELL), catalog=Unseen("postgres", "s", "late")), "Unknown",
+         "postgres: late"),
+    ],
+)  # fmt: skip
+def test_a_shard_is_ready_only_when_all_of_it_was_seen_to_serve(
+    seen: ObservedShard, ready: str, reason: str
+) -> None:
+    state = of_shard(seen)
+    assert (state.ready, state.reason) == (ready, reason)
+
+
+def test_without_etcd_a_shard_is_unknown_and_has_no_invented_name() -> None:
+    silent = Unseen("etcd", "records", "ET001 silent")
+    nameless = dataclasses.replace(shard(WELL), name=None)
+    told = shard_object(ObservedDatabase(SHOP, silent, silent, (nameless,)), nameless)
+    shown = {
+        head: cell(told) for head, cell in columns_for("shards", wide=False, with_namespace=False)
+    }
+    assert (shown["NAME"], shown["KEYS"], shown["READY"]) == ("shop-s0", "-", "Unknown")
+    assert told["keys"] is None
+
+
+def test_a_database_is_as_ready_as_its_worst_shard_and_says_which() -> None:
+    sick = shard(view(member(0, "running"), member(1, "starting")))
+    both = ObservedDatabase(SHOP, None, None, (shard(WELL), sick))
+    state = of_database(both, None)
+    assert (state.ready, state.reason) == ("False", "s0: shop-s0-1 is starting")
+
+
+def test_a_database_without_a_map_is_not_ready_and_one_being_applied_is_unknown() -> None:
+    database = ObservedDatabase(SHOP, None, None, (shard(WELL),))
+    assert of_database(database, None).reason == "no routing map yet"
+    running = RunningOperation("op-1", (SHOP,), "r", (), ("a", "b"), "now")
+    assert of_database(database, running).reason == "op-1 is being applied: 2 steps done"
+
+
+def test_a_shard_stopped_on_purpose_is_not_waited_for() -> None:
+    databases = (ObservedDatabase(SHOP, None, None, (shard(WELL, stopped=True), shard(SILENT))),)
+    assert not_serving(ObservedState(databases)) == ("shop-s0: patroni: silent",)
+
+
+def test_plain_progress_repeats_a_wait_only_when_it_changes_or_lasts(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    plan = cases.split().plan
+    step, now = plan.steps[0], datetime(2026, 1, 1, tzinfo=UTC)
+    lines = Lines(plan)
+    lines(StepStarted(now, step))
+    for seconds, reason in ((0, "a"), (1, "a"), (2, "b"), (3, "b"), (9, "b")):
+        lines(StepWaits(now + timedelta(seconds=seconds), step, reason))
+    lines(StepDone(now, step, 2.0))
+    told = capsys.readouterr()
+    assert told.out == ""
+    said = [line.partition("  ")[2] for line in told.err.splitlines()]
+    name = "shop: provision s2: 2 instances, PostgreSQL 16, 10Gi"
+    assert said == [
+        f"begins {name}", f"waits  {name}: a", f"waits  {name}: b", f"waits  {name}: b",
+        f"done   {name} (2 s) 1/3",
+    ]  # fmt: skip
+
+
+def test_a_growing_amount_is_not_said_every_moment(capsys: pytest.CaptureFixture[str]) -> None:
+    plan = cases.split().plan
+    step, now = plan.steps[0], datetime(2026, 1, 1, tzinfo=UTC)
+    lines = Lines(plan)
+    for seconds, share in ((0, 30), (1, 31), (2, 32), (6, 40)):
+        reason = f"copying 40-80: {share}%, 1,{share}0 rows"
+        lines(StepWaits(now + timedelta(seconds=seconds), step, reason))
+    said = [line.rpartition(": ")[2] for line in capsys.readouterr().err.splitlines()]
+    assert said == ["30%, 1,300 rows", "40%, 1,400 rows"]
+
+
+def test_a_step_that_its_user_stopped_has_not_failed(capsys: pytest.CaptureFixture[str]) -> None:
+    plan = cases.split().plan
+    now = datetime.now(UTC)
+    first, second = plan.steps[:2]
+    tally = Tally(Lines(plan))
+    tally(StepFailed(now, first, StoppedByUser("move m1", "stopped while it waited: rows")))
+    tally(StepFailed(now, second, cases.CannotShrink("s0", "it cannot")))
+    told = capsys.readouterr().err
+    assert "stops  " in told.splitlines()[0]
+    assert "AP109" not in told
+    ended = ApplyEnded(now, ("x",), (first.id, second.id), ("y", "z"), True)
+    assert sum_of(ended, tally.stopped) == "1 step done, 1 failed, 1 stopped, 2 not begun"
+
+
+def test_a_move_is_listed_with_its_stage_its_window_and_its_last_pause() -> None:
+    ends = datetime.now(UTC) + timedelta(hours=1)
+    switched = (ends - timedelta(seconds=MOVE.rollback_window_s)).isoformat()
+    open_ = dataclasses.replace(
+        MOVE, stage=Stage.SWITCHED, switched_at=switched, pauses_ms=(41.4, 9.0)
+    )
+    shown = {
+        head: cell(move_object(open_))
+        for head, cell in columns_for("moves", wide=True, with_namespace=True)
+    }
+    assert (shown["STAGE"], shown["LAST PAUSE"]) == ("cut over", "41 ms")
+    assert "in 60 min" in shown["WINDOW ENDS"]
+    assert _window_of(MOVE) == "-"
+
+
+def _window_of(move: Move) -> str:
+    cells = dict(columns_for("moves", wide=False, with_namespace=False))
+    return cells["WINDOW ENDS"](move_object(move))
+
+
+def test_a_failure_is_told_even_when_quiet(capsys: pytest.CaptureFixture[str]) -> None:
+    step = cases.split().plan.steps[0]
+    error = cases.CannotShrink("s0", "it cannot", remedy="do not")
+    Failures()(StepFailed(datetime.now(UTC), step, error))
+    assert capsys.readouterr().err.splitlines() == ["TE901  s0: it cannot", "      try: do not"]
+
+
+def test_without_a_terminal_only_yes_confirms() -> None:
+    confirm("Really?", yes=True)
+    with pytest.raises(NotConfirmed, match="no terminal"):
+        confirm("Really?", yes=False)
+
+
+def test_a_table_is_aligned_for_wide_characters_and_shows_no_control_characters() -> None:
+    lines = table(("A", "B"), [("中文", "x"), ("a\x1b[2J", "y")]).splitlines()
+    assert lines == ["A       B", "中文    x", "a\ufffd[2J   y"]
+
+
+def shards(*databases: str) -> list[Object]:
+    item = shard_object(ObservedDatabase(SHOP, None, None, (shard(WELL),)), shard(WELL))
+    return [{**item, "database": database} for database in databases]
+
+
+def test_a_shard_is_known_by_its_short_name_where_only_one_has_it() -> None:
+    assert named(shards("shop"), "s0", "shard") == shards("shop")
+    with pytest.raises(NotFound, match="several have this name") as told:
+        named(shards("shop", "team"), "s0", "shard")
+    assert "shop/s0, team/s0" in told.value.remedy
+
+
+def test_a_kind_and_a_name_may_be_one_word() -> None:
+    assert kind_and_name("databases/shop", None) == ("databases", "shop")
+    assert kind_and_name("shard/shop/s0", None) == ("shard", "shop/s0")
+    assert kind_and_name("shard", "s0") == ("shard", "s0")
+    with pytest.raises(click.UsageError):
+        kind_and_name("shard/s0", "s1")
+
+
+def test_a_file_that_is_the_subject_stands_once(capsys: pytest.CaptureFixture[str]) -> None:
+    tell_error(cases.CannotShrink("l.yaml", "twice", where=Position("l.yaml", 19, 3)))
+    assert capsys.readouterr().err == "TE901 l.yaml:19:3  twice\n"
+
+
+def test_a_file_that_is_no_plan_is_told_in_our_words() -> None:
+    with pytest.raises(PlanFileBroken) as told:
+        decode_saved(b"apiVersion: x", "x.plan")
+    assert "Expecting" not in told.value.problem
+
+
+def applied(id_: str, result: str, *failed: tuple[str, str]) -> Operation:
+    steps = tuple(StepRecord(i, "", "", "failed", "", 0.0, error) for i, error in failed)
+    return Operation(id_, "s", "r", (SHOP, SHOP_EU), "p", "a", id_, result, steps=steps)
+
+
+SHOP_EU = DatabaseKey(Namespace("default"), DatabaseName("shop-eu"))
+
+
+def test_a_database_says_with_which_error_its_last_apply_failed() -> None:
+    bad = applied("1", "failed", ("shop-eu-s0/startshard", "LP104 home: busy"))
+    assert last_failures(Operations((bad,))) == {SHOP_EU: "LP104"}
+    assert last_failures(Operations((bad, applied("2", "done")))) == {}
+    item = {"reconciling": False, "ready": "True", "reason": "restart pending: x"}
+    told = noted(item, "LP104", suspended=False)
+    assert (told["ready"], told["reason"]) == (
+        "True", "last apply failed: LP104; restart pending: x"
+    )  # fmt: skip
+
+
+def test_a_suspended_database_is_neither_ready_nor_not() -> None:
+    item = {"reconciling": False, "ready": "False", "reason": "s0: no member runs"}
+    told = noted(item, "LP104", suspended=True)
+    assert (told["ready"], told["reason"]) == ("Suspended", "suspended by its spec: left alone")

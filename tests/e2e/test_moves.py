@@ -1,0 +1,253 @@
+"""Keys move between live shards while a ledger is written: nothing is lost, nothing is doubled."""
+
+from __future__ import annotations
+
+import subprocess
+import threading
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+import psycopg
+import pytest
+
+from reconciler.demo.shards import connect
+from reconciler.edges.replication import LogicalMover
+from reconciler.engine.observe import login_of, primary_of
+from reconciler.engine.problems import PlanStale
+from reconciler.engine.wishes import moves_under_way, record_wish
+from reconciler.model.access import Seat
+from reconciler.model.hashing import position_of_key
+from reconciler.model.moves import Wish
+from reconciler.model.routing import RoutingMap
+from tests.cli.calls import SHARDWRIGHT
+from tests.e2e.scene import TWO, Scene, key_of, spec_text
+
+pytestmark = pytest.mark.platform
+
+CUSTOMERS = 60
+SPLIT = ('{name: s0, keys: ["-40"]}', TWO[1], '{name: s2, keys: ["40-80"]}')
+
+
+@dataclass
+class Ledger:
+    """Writes orders of many customers, each at the owner that the map names, and remembers them.
+
+    A refusal (PS001) is tried again at whoever owns the key by then; a write whose outcome is
+    unknown is neither counted nor repeated. ``stale`` never reads the map again.
+    """
+
+    scene: Scene
+    name: str
+    stale: bool = False
+    acknowledged: set[tuple[int, int]] = field(default_factory=set)
+    unknown: set[tuple[int, int]] = field(default_factory=set)
+    refused: int = 0
+    _stop: threading.Event = field(default_factory=threading.Event)
+    _thread: threading.Thread | None = None
+    _sessions: dict[str, psycopg.Connection] = field(default_factory=dict)
+
+    def __enter__(self) -> Ledger:
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        if self._thread:
+            self._thread.join()
+        for session in self._sessions.values():
+            session.close()
+
+    def _run(self) -> None:
+        world = self.scene.world()
+        routing = self.scene.routing(self.name)
+        order = 2_000_000 if self.stale else 1_000_000
+        while not self._stop.is_set():
+            order += 1
+            customer = 1 + order % CUSTOMERS
+            while not self._stop.is_set():
+                try:
+                    self._write(world, routing, customer, order)
+                    self.acknowledged.add((customer, order))
+                    break
+                except psycopg.errors.Error as error:
+                    if error.sqlstate != "PS001":
+                        self.unknown.add((customer, order))
+                        self._sessions.clear()
+                        break
+                    self.refused += 1
+                    if self.stale:
+                        break
+                    routing = self.scene.routing(self.name)
+
+    def _write(self, world: object, routing: RoutingMap, customer: int, order: int) -> None:
+        owner = routing.owner_of(position_of_key("bigint", str(customer)))
+        assert owner is not None
+        session = self._sessions.get(owner.scope)
+        if session is None or session.closed:
+            session = connect(world, routing, owner)  # type: ignore[arg-type]
+            session.autocommit = True
+            self._sessions[owner.scope] = session
+        session.execute("INSERT INTO orders VALUES (%s, %s)", [customer, order])
+
+
+def rows(scene: Scene, name: str) -> list[tuple[int, int]]:
+    """Return every order at the shard that owns it by the map, duplicates and all."""
+    world, routing = scene.world(), scene.routing(name)
+    found: list[tuple[int, int]] = []
+    for owner in routing.owners:
+        with connect(world, routing, owner) as session:
+            for customer, order in session.execute("SELECT customer_id, id FROM orders"):
+                if position_of_key("bigint", str(customer)) in owner.keys:
+                    found.append((customer, order))
+    return found
+
+
+def assert_whole(scene: Scene, name: str, *ledgers: Ledger) -> None:
+    found = rows(scene, name)
+    assert len(found) == len(set(found)), "a row is at two owners"
+    for ledger in ledgers:
+        assert ledger.acknowledged, "the ledger wrote nothing"
+        assert ledger.acknowledged <= set(found), "an acknowledged write is gone"
+    known = set().union(*(one.acknowledged | one.unknown for one in ledgers))
+    assert set(found) <= known
+
+
+def leftovers(scene: Scene, name: str) -> list[str]:
+    """Return every object of a move on any shard of a database."""
+    world, key = scene.world(), key_of(name)
+    found: list[str] = []
+    for shard in scene.seen(name).shards:
+        if shard.platform.stopped:
+            continue
+        login = login_of(world.eyes.platform, shard.platform)
+        primary = primary_of(shard.platform, shard.patroni)
+        assert primary is not None
+        assert isinstance(world.mover, LogicalMover)
+        found += world.mover.sweep(Seat(login, primary, key.name))
+    return found
+
+
+def apply_all(scene: Scene) -> None:
+    """Apply until nothing is left to do: what ends a move is planned when the move has ended."""
+    for _ in range(60):
+        plan = scene.look().plan
+        if plan.steps:
+            with suppress(PlanStale):  # a shard that the killed apply started is still coming up
+                ended = scene.apply()
+                assert not ended.failed, scene.events
+        elif not [s for s in plan.standstills if s.database.name in scene.names]:
+            return
+        else:
+            time.sleep(0.5)  # a member that was killed, or starts, is not seen yet
+    raise AssertionError(f"still to do: {scene.look().plan}")
+
+
+@pytest.fixture
+def shop(scene: Scene) -> Scene:
+    """Two shards with customers, each at its owner."""
+    scene.write("mv", spec_text("mv", *TWO))
+    scene.applied()
+    world, routing = scene.world(), scene.routing("mv")
+    for owner in routing.owners:
+        with connect(world, routing, owner) as session:
+            for customer in range(1, CUSTOMERS + 1):
+                if position_of_key("bigint", str(customer)) in owner.keys:
+                    session.execute("INSERT INTO customers VALUES (%s, 'x')", [customer])
+    return scene
+
+
+def killed_after(scene: Scene, seconds: float) -> None:
+    """Begin an apply and kill it: the number of seconds only chooses where it is hit."""
+    running = subprocess.Popen(
+        [*SHARDWRIGHT, "apply", "-f", "specs", "--yes"],
+        cwd=scene.folder,
+        env=scene.call.environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        running.wait(seconds)
+    except subprocess.TimeoutExpired:
+        running.kill()
+        running.wait()
+
+
+def retile(scene: Scene, *shards: str) -> None:
+    scene.write("mv", spec_text("mv", *shards, more="  resharding: {pauseMax: 5s}\n"))
+
+
+def end_window(scene: Scene) -> None:
+    for move in moves_under_way(scene.world().eyes.store):
+        record_wish(scene.world(), move.id, Wish.FINISH)
+
+
+def test_a_split_then_a_merge_lose_no_write_of_a_map_reader_or_of_a_stale_client(
+    shop: Scene,
+) -> None:
+    with Ledger(shop, "mv") as ledger, Ledger(shop, "mv", stale=True) as stale:
+        retile(shop, *SPLIT)
+        apply_all(shop)
+        split = shop.routing("mv")
+        end_window(shop)
+        apply_all(shop)
+        retile(shop, *TWO)
+        apply_all(shop)
+        end_window(shop)
+        apply_all(shop)
+
+    assert {o.shard: str(o.keys) for o in split.owners} == {"s0": "-40", "s1": "80-", "s2": "40-80"}
+    assert {o.shard: str(o.keys) for o in shop.routing("mv").owners} == {"s0": "-80", "s1": "80-"}
+    assert stale.refused, "the stale client was never refused"
+    assert_whole(shop, "mv", ledger, stale)
+    assert leftovers(shop, "mv") == []
+    assert shop.steps() == []
+
+
+def test_a_reverted_commit_takes_a_split_back_with_all_that_was_written_since(
+    shop: Scene,
+) -> None:
+    with Ledger(shop, "mv") as ledger:
+        retile(shop, *SPLIT)
+        apply_all(shop)
+        before = len(ledger.acknowledged)
+        while len(ledger.acknowledged) < before + 200:
+            pass
+        retile(shop, *TWO)
+        apply_all(shop)
+
+    assert {o.shard: str(o.keys) for o in shop.routing("mv").owners if o.keys} == {
+        "s0": "-80",
+        "s1": "80-",
+    }
+    assert_whole(shop, "mv", ledger)
+    assert moves_under_way(shop.world().eyes.store) == ()
+    assert leftovers(shop, "mv") == []
+
+
+@pytest.mark.parametrize("seconds", [3.0, 4.0, 5.0, 6.0])
+def test_an_apply_killed_in_a_move_is_gone_on_with(shop: Scene, seconds: float) -> None:
+    retile(shop, *SPLIT)
+    with Ledger(shop, "mv") as ledger:
+        killed_after(shop, seconds)
+        apply_all(shop)
+
+    owned = {o.shard: str(o.keys) for o in shop.routing("mv").owners}
+    assert owned == {"s0": "-40", "s1": "80-", "s2": "40-80"}
+    assert_whole(shop, "mv", ledger)
+
+
+def test_a_move_that_the_spec_no_longer_wants_is_aborted(shop: Scene) -> None:
+    retile(shop, *SPLIT)
+    with Ledger(shop, "mv") as ledger:
+        killed_after(shop, 4.0)
+        retile(shop, *TWO)
+        apply_all(shop)
+
+    assert {o.shard: str(o.keys) for o in shop.routing("mv").owners if o.keys} == {
+        "s0": "-80",
+        "s1": "80-",
+    }
+    assert_whole(shop, "mv", ledger)
+    assert leftovers(shop, "mv") == []

@@ -1,0 +1,124 @@
+"""A move of keys between two real servers, from a new target to nothing left, under writers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from reconciler.model.moves import Wish
+from reconciler.model.platform import TlsFiles
+from reconciler.workflow import reshard_acts as acts
+from tests.edges.replication_world import (
+    Ledger,
+    MoveWorld,
+    Pair,
+    load_accounts,
+    make_world,
+    running_pair,
+)
+from tests.edges.servers import postgres_binaries
+
+
+@pytest.fixture(scope="module", params=sorted(postgres_binaries()))
+def pair(request: pytest.FixtureRequest, home: Path, tls: TlsFiles) -> Iterator[Pair]:
+    """Servers of each version, since each replicates in its own way."""
+    binaries = postgres_binaries()[request.param]
+    with running_pair(binaries, home / f"move-{request.param}", tls) as servers:
+        yield servers
+
+
+@pytest.fixture
+def world(pair: Pair) -> MoveWorld:
+    return make_world(pair)
+
+
+def test_a_move_to_a_new_shard_loses_nothing_and_leaves_nothing(world: MoveWorld) -> None:
+    load_accounts(world, 2000)
+    before = world.source.rows(INDEXES)
+
+    with Ledger(world, 2000) as ledger:
+        ledger.wait_for(100)
+        world.go()
+        ledger.wait_for(200)
+        world.finish()
+        ledger.wait_for(200)
+
+    ledger.check()
+    world.nothing_left()
+    assert world.target.rows(INDEXES) == before
+    assert world.done == [
+        "PrepareTarget", "Publish", "Copy", "BuildIndexes", "Subscribe", "Verify", "Arm", "Cut",
+        "WriteMap", "Record", "Reverse", "Clean", "Prune", "Record", "EndMove",
+    ]  # fmt: skip
+
+
+def test_a_rolled_back_move_keeps_what_was_written_at_the_target(world: MoveWorld) -> None:
+    load_accounts(world, 500)
+
+    with Ledger(world, 500) as ledger:
+        world.go()
+        ledger.wait_for(200)
+        world.wish(Wish.ROLLBACK)
+        world.go()
+        ledger.wait_for(200)
+
+    ledger.check()
+    world.nothing_left()
+    assert world.target.rows("SELECT FROM accounts") == []
+    assert "RollBackCut" in world.done
+
+
+def test_every_call_may_be_made_twice(world: MoveWorld) -> None:
+    load_accounts(world, 300)
+    world.twice = True
+
+    with Ledger(world, 300) as ledger:
+        world.go()
+        ledger.wait_for(50)
+        world.wish(Wish.ROLLBACK)
+        world.go()
+        ledger.wait_for(50)
+
+    ledger.check()
+    world.nothing_left()
+
+
+def test_a_move_into_a_serving_shard_keeps_its_rows(pair: Pair) -> None:
+    world = make_world(pair, keys="80-", source_keys="80-", target_keys="-80")
+    load_accounts(world, 1000)
+
+    with Ledger(world, 1000) as ledger:
+        ledger.wait_for(50)
+        world.go()
+        ledger.wait_for(100)
+        world.finish()
+
+    ledger.check()
+    world.nothing_left()
+    assert world.source.rows("SELECT FROM accounts") == []
+    assert len(world.target.rows("SELECT FROM accounts")) == 1000
+
+
+def test_an_aborted_move_leaves_the_target_as_it_was(world: MoveWorld) -> None:
+    load_accounts(world, 300)
+    before = world.target.rows(INDEXES)
+    world.go(until=lambda act: isinstance(act, acts.BuildIndexes))
+    assert world.target.rows(INDEXES) != before
+
+    world.wish(Wish.ABORT)
+    world.go()
+
+    world.nothing_left()
+    assert world.target.rows(INDEXES) == before
+    assert world.target.rows("SELECT FROM accounts") == []
+
+
+INDEXES = """
+SELECT pg_get_indexdef(i.indexrelid), obj_description(i.indexrelid), '' FROM pg_index i
+  JOIN pg_class c ON c.oid = i.indrelid WHERE c.relnamespace = 'public'::regnamespace
+UNION ALL SELECT conname, pg_get_constraintdef(oid), convalidated::text FROM pg_constraint
+   WHERE connamespace = 'public'::regnamespace AND contype IN ('p', 'u', 'f')
+ORDER BY 1, 2
+"""

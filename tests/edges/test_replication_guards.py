@@ -1,0 +1,237 @@
+"""What a move must refuse by itself, whatever was decided: each guard, met on real servers."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from reconciler.edges.replication import LogicalMover
+from reconciler.edges.replication_ends import Limits, NotReady
+from reconciler.edges.replication_guards import change_guards, narrowed, read_guards
+from reconciler.edges.replication_streams import FilterVoid, _refuse_void
+from reconciler.model.access import FencedOff
+from reconciler.model.moves import CopyProgress, Side, Wish
+from reconciler.model.names import FencingToken
+from reconciler.model.platform import TlsFiles
+from reconciler.workflow import reshard_acts as acts
+from tests.edges.replication_world import (
+    MoveWorld,
+    Pair,
+    load_accounts,
+    make_world,
+    running_pair,
+)
+from tests.edges.servers import SUPERUSER_PASSWORD, postgres_binaries
+from tests.edges.shard import TOKEN
+
+
+@pytest.fixture(scope="module")
+def pair(home: Path, tls: TlsFiles) -> Iterator[Pair]:
+    name = sorted(postgres_binaries())[0]  # the guards are ours; one version tells
+    with running_pair(postgres_binaries()[name], home / "guards", tls) as servers:
+        yield servers
+
+
+@pytest.fixture
+def world(pair: Pair) -> MoveWorld:
+    world = make_world(pair)
+    load_accounts(world, 300)
+    return world
+
+
+def test_a_row_filter_that_a_schema_voided_is_refused(world: MoveWorld) -> None:
+    ends = world.mover._ends(world.move, *world.seats, TOKEN)
+    with world.source.connect() as connection:
+        connection.execute(
+            "CREATE PUBLICATION void FOR TABLES IN SCHEMA public, TABLE accounts WHERE (id > 5),"
+            " TABLE shardwright.beat WHERE (lane = 'x')"
+            if _installed(world)
+            else ""
+        )
+        with pytest.raises(FilterVoid, match=r"public\.accounts"):
+            _refuse_void(connection, "void", ["public.accounts"], ends.source)
+
+
+def _installed(world: MoveWorld) -> bool:
+    world.mover.prepare_target(world.move, *world.seats, TOKEN)
+    return True
+
+
+def test_a_guard_that_changed_since_it_was_read_is_not_overwritten(world: MoveWorld) -> None:
+    world.mover.prepare_target(world.move, *world.seats, TOKEN)
+    ends = world.mover._ends(world.move, *world.seats, TOKEN)
+    with world.source.connect() as connection:
+        connection.execute("SET search_path = pg_catalog")
+        changes = narrowed(
+            world.move, read_guards(connection), world.move.source_keys, world.move.epoch
+        )
+        world.source.guard("-c0", ("public.accounts", "id"), ("public.entries", "account_id"))
+
+        with pytest.raises(psycopg.Error, match="was changed meanwhile"):
+            change_guards(connection, ends.source, world.move, changes, TOKEN)
+
+        kept = read_guards(connection)
+    assert {str(guard.keys) for guard in kept.values()} == {"-c0"}
+
+
+def test_a_fence_takes_only_its_own_keys_away(world: MoveWorld) -> None:
+    """Another move of the same shard may have taken others since this one was recorded."""
+    world.go(until=lambda act: isinstance(act, acts.Cut))
+    world.source.guard("40-", ("public.accounts", "id"), ("public.entries", "account_id"))
+
+    assert world.mover.cut(world.move, *world.seats, TOKEN).opened
+
+    with world.source.connect() as connection:
+        assert {str(g.keys) for g in read_guards(connection).values()} == {"40-80"}
+
+
+@pytest.mark.parametrize("column", ["timeline", "cut_timeline"])
+def test_a_side_that_failed_over_since_is_not_cut_over(world: MoveWorld, column: str) -> None:
+    world.go(until=lambda act: isinstance(act, acts.Cut))
+    if column == "cut_timeline":
+        world.go()
+        world.mover.reverse(world.move, *world.seats, TOKEN)
+    cut = world.mover.cut if column == "timeline" else world.mover.roll_back_cut
+    wait_for_streams(world)
+    with world.target.connect() as connection:
+        connection.execute(f"UPDATE shardwright.moved SET {column} = '000000FF'")
+
+    with pytest.raises(NotReady, match="failed over"):
+        cut(world.move, *world.seats, TOKEN)
+
+    view = world.view()
+    assert (view.forward.gap, view.reverse.gap) == (column == "timeline", column != "timeline")
+    assert bool(view.fenced) is (column != "timeline")
+
+
+def wait_for_streams(world: MoveWorld) -> None:
+    deadline = time.monotonic() + 60
+    while not (world.view().forward.slot_active or world.view().reverse.slot_active):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_a_cut_without_a_way_back_does_not_begin(world: MoveWorld) -> None:
+    world.go(until=lambda act: isinstance(act, acts.Cut))
+    with world.target.connect() as connection:
+        connection.execute(f"SELECT pg_drop_replication_slot('{world.move.prefix}_rev')")
+
+    with pytest.raises(NotReady, match="the way back is gone"):
+        world.mover.cut(world.move, *world.seats, TOKEN)
+    assert world.view().fenced == ()
+
+
+def test_a_superseded_applier_neither_copies_nor_prunes(world: MoveWorld) -> None:
+    world.go(until=lambda act: isinstance(act, acts.Copy))
+    raise_token(world)
+    with pytest.raises(FencedOff):
+        world.mover.copy(world.move, *world.seats, TOKEN, lambda p: None, lambda: False)
+    with pytest.raises(FencedOff):
+        world.mover.prune(world.move, Side.TARGET, *world.seats, TOKEN, lambda: False)
+    with pytest.raises(FencedOff):
+        world.mover.arm(world.move, *world.seats, TOKEN)
+    with pytest.raises(FencedOff):
+        world.mover.prepare_target(world.move, *world.seats, TOKEN)
+
+
+def test_an_applier_superseded_while_it_copies_copies_no_further(world: MoveWorld) -> None:
+    world.mover = LogicalMover(Limits(chunk_bytes=8192, workers=1))
+    world.go(until=lambda act: isinstance(act, acts.Copy))
+    seen: list[CopyProgress] = []
+
+    def tell(progress: CopyProgress) -> None:
+        seen.append(progress)
+        raise_token(world)
+
+    with pytest.raises(FencedOff):
+        world.mover.copy(world.move, *world.seats, TOKEN, tell, lambda: False)
+
+    assert len(seen) == 1
+    assert world.view().copied == ""
+
+
+def raise_token(world: MoveWorld) -> None:
+    for shard in (world.source, world.target):
+        with shard.connect() as connection:
+            connection.execute("SELECT shardwright.check_fence(%s)", [FencingToken(TOKEN + 1)])
+
+
+def test_a_missing_synchronous_standby_holds_the_cut_and_not_the_writers(world: MoveWorld) -> None:
+    world.go(until=lambda act: isinstance(act, acts.Cut))
+    with world.source.connect() as connection:
+        connection.execute("SET synchronous_commit = local")
+        connection.execute("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
+        connection.execute("SELECT pg_reload_conf()")
+        try:
+            await_setting(connection, "nobody")
+            with pytest.raises(NotReady, match="synchronous standby"):
+                world.mover.cut(world.move, *world.seats, TOKEN)
+        finally:
+            connection.execute("ALTER SYSTEM RESET synchronous_standby_names")
+            connection.execute("SELECT pg_reload_conf()")
+            await_setting(connection, "")
+    assert world.view().fenced == ()
+
+
+def await_setting(connection: psycopg.Connection[tuple[object, ...]], value: str) -> None:
+    deadline = time.monotonic() + 60
+    while connection.execute("SHOW synchronous_standby_names").fetchone() != (value,):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_a_standby_without_the_fence_makes_the_cut_back_out(
+    pair: Pair, world: MoveWorld, tmp_path: Path
+) -> None:
+    """pg_receivewal under a member's name is one that says it has flushed nothing yet."""
+    world.go(until=lambda act: isinstance(act, acts.Cut))
+    environment = {
+        **os.environ, "PGPASSWORD": SUPERUSER_PASSWORD, "PGAPPNAME": "shop-s0-0",
+        "PGSSLROOTCERT": world.source.login.tls.ca,
+    }  # fmt: skip
+    with (pair.source.home / "data" / "pg_hba.conf").open("a") as hba:
+        hba.write("host replication all 127.0.0.1/32 scram-sha-256\n")
+    with world.source.connect() as connection:
+        connection.execute("SELECT pg_reload_conf()")
+        receiver = subprocess.Popen(
+            [str(pair.source.bin / "pg_receivewal"), "-h", "127.0.0.1", "-U", "postgres",
+             "-p", str(pair.source.port), "-D", str(tmp_path), "--no-loop"],
+            env=environment,
+        )  # fmt: skip
+        try:
+            deadline = time.monotonic() + 60
+            query = (
+                "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'"
+                " AND application_name = 'shop-s0-0'"
+            )
+            while connection.execute(query).fetchone() != (1,):
+                assert time.monotonic() < deadline
+                assert receiver.poll() is None
+                time.sleep(0.05)
+
+            result = world.mover.cut(world.move, *world.seats, TOKEN)
+        finally:
+            receiver.kill()
+            receiver.wait()
+    assert not result.opened
+    assert result.reason == "shop-s0-0 had not got the fence in time"
+    assert (world.view().fenced, world.view().opened) == ((), ())
+
+
+def test_a_finished_move_cannot_be_rolled_back_and_an_ended_one_leaves_the_guard(
+    world: MoveWorld,
+) -> None:
+    world.go()
+    world.wish(Wish.FINISH)
+    world.go()
+    with world.source.connect() as connection:
+        assert {str(g.keys) for g in read_guards(connection).values()} == {"-80"}
+    with world.target.connect() as connection:
+        assert {str(g.keys) for g in read_guards(connection).values()} == {"80-"}
+    world.nothing_left()

@@ -1,0 +1,162 @@
+"""Keys move while clients write through the router: they wait, nothing is lost or doubled."""
+
+from __future__ import annotations
+
+import json
+import threading
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg import errors
+
+from reconciler.router.dispatch import SessionLimits
+from reconciler.router.registration import routers_key
+from tests.local_home import wait_for
+from tests.router.conftest import RunningRouter, key_at, moved_key, running
+from tests.router.writers import AsyncpgWriters, PsycopgWriters
+from tests.sdk.scene import MOVED, Scene
+
+INSERT = "INSERT INTO entry (k, id) VALUES (%s, %s)"
+KEYS = [key_at(0), key_at(1), *(moved_key(n) for n in range(10)), key_at(0, 1), key_at(1, 1)]
+
+
+@pytest.mark.parametrize("writers", [PsycopgWriters, AsyncpgWriters])
+def test_writers_wait_out_a_move_and_lose_nothing(
+    router: RunningRouter, scene: Scene, writers: type[PsycopgWriters]
+) -> None:
+    with writers(router.options(), KEYS) as book:
+        book.await_more()
+        scene.fence()
+        scene.require_epoch(0, 2)
+        scene.open_target()
+        scene.switch()
+        book.await_more(400)
+    assert not book.failures
+    book.check(scene.owned_rows())
+    assert not book.unknown
+    assert scene.rows(1, MOVED), "the moved keys are written at their new owner"
+
+
+def test_writers_go_on_when_a_cut_backs_out(router: RunningRouter, scene: Scene) -> None:
+    with PsycopgWriters(router.options(), [moved_key()]) as book:
+        book.await_more()
+        scene.fence()
+        scene.guard(0, scene.map.owners[0].keys, epoch=1)
+        book.await_more()
+    assert not book.failures
+    book.check(scene.owned_rows())
+
+
+def test_clients_of_other_keys_are_not_held(router: RunningRouter, scene: Scene) -> None:
+    scene.fence()
+    held = threading.Thread(target=lambda: _insert(router, moved_key(), "held"))
+    held.start()
+    with router.connect() as client:
+        for number in range(50):
+            client.execute(INSERT, [key_at(number % 2), f"{number}"])
+    assert held.is_alive()
+    scene.open_target()
+    scene.switch()
+    held.join(60)
+    assert "held" in {ident for _, ident in scene.rows(1)}
+
+
+def _in_transaction(client: psycopg.Connection[Any], *keys: int) -> None:
+    with client.transaction():
+        for key in keys:
+            client.execute(INSERT, [key, f"{key}"])
+
+
+def _insert(router: RunningRouter, key: int, ident: str) -> None:
+    with router.connect() as client:
+        client.execute(INSERT, [key, ident])
+
+
+def test_a_fence_that_stays_ends_in_the_shards_own_refusal(scene: Scene) -> None:
+    with running(scene, sessions=SessionLimits(hold_s=0.5)) as router, router.connect() as client:
+        scene.fence()
+        with pytest.raises(psycopg.Error, match="does not own") as refused:
+            client.execute(INSERT, [moved_key(), "x"])
+        assert refused.value.sqlstate == "PS001"
+        client.execute(INSERT, [key_at(0), "y"])
+        with pytest.raises(psycopg.Error) as refused:
+            _in_transaction(client, moved_key())
+        assert refused.value.sqlstate == "PS001"
+        with client.transaction():
+            client.execute(INSERT, [key_at(0), "z"])
+    assert {ident for _, ident in scene.owned_rows()} == {"y", "z"}
+
+
+def test_a_transaction_that_meets_the_fence_later_is_told_at_once(
+    router: RunningRouter, scene: Scene
+) -> None:
+    with router.connect() as client:
+        scene.fence()
+        with pytest.raises(psycopg.Error) as refused:
+            _in_transaction(client, key_at(0), moved_key())
+        assert router.process.routes.held_total == 0
+        assert refused.value.sqlstate == "PS001"
+    assert scene.owned_rows() == []
+
+
+def test_several_statements_in_one_query_are_not_sent_twice(
+    router: RunningRouter, scene: Scene
+) -> None:
+    scene.fence()
+    key, text = moved_key(), "INSERT INTO entry (k, id) VALUES ({}, '{}')"
+    several = f"BEGIN; {text.format(key_at(0), 'a')}; COMMIT; {text.format(key, 'b')}"
+    with router.connect() as client, pytest.raises(psycopg.Error) as refused:
+        client.execute(several.encode())
+    assert refused.value.sqlstate == "PS001"
+    assert [ident for _, ident in scene.rows(0)] == ["a"]
+
+
+def test_a_hint_that_lies_is_refused_without_a_wait(router: RunningRouter) -> None:
+    wrong = f"INSERT INTO entry (k, id) VALUES ({key_at(1)}, 'x')"
+    with router.connect() as client, pytest.raises(psycopg.Error) as refused:
+        client.execute(f"/* shard_key: {key_at(0)} */ {wrong}".encode())
+    assert refused.value.sqlstate == "PS001"
+    assert router.process.routes.held_total == 0
+
+
+def test_a_held_client_can_cancel(router: RunningRouter, scene: Scene) -> None:
+    scene.fence()
+    with router.connect() as client:
+        seen: list[BaseException] = []
+
+        def insert() -> None:
+            try:
+                client.execute(INSERT, [moved_key(), "x"])
+            except psycopg.Error as error:
+                seen.append(error)
+
+        thread = threading.Thread(target=insert)
+        thread.start()
+        wait_for(lambda: router.process.routes.held_total, "a held client")
+        client.cancel_safe()
+        thread.join(60)
+        assert isinstance(seen[0], errors.QueryCanceled)
+        client.execute(INSERT, [key_at(0), "y"])
+
+
+def test_the_router_says_which_epoch_it_serves(router: RunningRouter, scene: Scene) -> None:
+    def epochs() -> list[int]:
+        found = scene.store.read(routers_key(scene.map.database))
+        return [json.loads(one.value)["epoch"] for one in found.values()]
+
+    wait_for(lambda: epochs() == [1], "the registration")
+    scene.cut()
+    wait_for(lambda: epochs() == [2], "the new epoch")
+    router.stop()
+    wait_for(lambda: not epochs(), "the end of the registration")
+
+
+def test_sessions_are_told_the_epoch_they_are_routed_by(
+    router: RunningRouter, scene: Scene
+) -> None:
+    with router.connect() as client:
+        assert client.execute("SHOW shardwright.epoch").fetchone() == ("1",)
+        scene.cut()
+        wait_for(lambda: router.process.routes.get().epoch == 2, "the new map")
+        assert client.execute("SHOW shardwright.epoch").fetchone() == ("2",)

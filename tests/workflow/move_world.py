@@ -1,0 +1,316 @@
+"""Two shards and an etcd in memory: the world in which the rules of a move are tried.
+
+A shard is its WAL: all that it knows is folded from it, and a failover cuts it short at what the
+standby has flushed. Clients' commits wait for the standby, an apply worker's do not. Slots live
+beside the WAL, as in PostgreSQL before 17, and die in a failover.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from reconciler.model.desired import KeyType, ShardedTable
+from reconciler.model.keyspace import parse_key_set
+from reconciler.model.moves import Move, MoveId, MoveView, Side, Stage, Stream, Wish
+from reconciler.model.names import (
+    DatabaseKey,
+    DatabaseName,
+    Epoch,
+    Namespace,
+    Scope,
+    ScopeKey,
+    ShardName,
+)
+from reconciler.model.unseen import Unseen
+
+TABLES = ("public.a", "public.b")
+NAMESPACE = Namespace("default")
+SCOPES = {Side.SOURCE: Scope("shop-s0"), Side.TARGET: Scope("shop-s1")}
+START = datetime(2026, 1, 1, tzinfo=UTC)
+MOVE = Move(
+    id=MoveId("m00000001"),
+    database=DatabaseKey(NAMESPACE, DatabaseName("shop")),
+    source=ShardName("s0"),
+    target=ShardName("s1"),
+    source_scope=ScopeKey(NAMESPACE, SCOPES[Side.SOURCE]),
+    target_scope=ScopeKey(NAMESPACE, SCOPES[Side.TARGET]),
+    keys=parse_key_set("80-"),
+    source_keys=parse_key_set("-"),
+    target_keys=parse_key_set("none"),
+    epoch=Epoch(8),
+    key_type=KeyType.BIGINT,
+    tables=tuple(ShardedTable(name, "id") for name in TABLES),
+    reference=(),
+    pause_max_ms=100,
+    rollback_window_s=1000,
+    started_at=START.isoformat(),
+)
+Row = tuple[str, int]
+
+
+@dataclass
+class State:
+    """What a shard knows; folded from its WAL."""
+
+    accepts: dict[str, bool]
+    rows: Counter[Row] = field(default_factory=Counter)
+    beat: int = 0
+    published: set[str] = field(default_factory=set)
+    follows: dict[str, str] = field(default_factory=dict)
+    applied: dict[str, int] = field(default_factory=dict)
+    notes: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Slot:
+    confirmed: int
+    lost: bool = False
+
+
+class Shard:
+    def __init__(self, accepts: bool) -> None:
+        self.born_accepting = accepts
+        self.wal: list[tuple[Any, ...]] = []
+        self.flushed = 0
+        self.timeline = 1
+        self.slots: dict[str, Slot] = {}
+        self.state = self._born()
+
+    def _born(self) -> State:
+        return State(dict.fromkeys(TABLES, self.born_accepting))
+
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """What the move has noted here."""
+        return tuple(n for n in ("copied", "verified", "cut") if self.state.notes.get(n))
+
+    def commit(
+        self, *change: Any, sync: bool = True, origin: tuple[str, int] | None = None
+    ) -> None:
+        self.wal.append((*change, origin))
+        self._fold(self.wal[-1])
+        if sync:
+            self.flushed = len(self.wal)
+
+    def flush(self) -> None:
+        self.flushed = len(self.wal)
+
+    def fail_over(self, kept: int) -> None:
+        self.wal = self.wal[: max(kept, self.flushed)]
+        self.flushed = len(self.wal)
+        self.timeline += 1
+        self.slots.clear()
+        self.state = self._born()
+        for change in self.wal:
+            self._fold(change)
+
+    def _fold(self, change: tuple[Any, ...]) -> None:
+        state = self.state
+        match change[:-1]:
+            case "guard", str(table), bool(accepts):
+                state.accepts[table] = accepts
+            case "insert", row:
+                state.rows[row] += 1
+            case "delete", row:
+                state.rows.pop(row, None)
+            case "beat", int(value):
+                state.beat = value
+            case "publish", str(name), bool(there):
+                (state.published.add if there else state.published.discard)(name)
+            case "follow", str(name), str(slot):
+                state.follows[name] = slot
+            case "unfollow", str(name):
+                state.follows.pop(name, None)
+                state.applied.pop(name, None)
+            case "note", str(name), value:
+                state.notes[name] = value
+        if change[-1] is not None:
+            name, position = change[-1]
+            state.applied[name] = position
+
+
+class Broken(AssertionError):
+    """An invariant does not hold."""
+
+
+class World:
+    """One move with everything around it, but for the engine (``move_engine``)."""
+
+    def __init__(self, *, tells_owners: bool = True) -> None:
+        self.source, self.target = Shard(True), Shard(False)
+        self.sides = {Side.SOURCE: self.source, Side.TARGET: self.target}
+        self.move: Move | None = MOVE
+        self.map = (Epoch(7), Side.SOURCE)
+        self.tells_owners = tells_owners
+        self.now = START
+        self.acknowledged: set[Row] = set()
+        self.unseen: set[Side] = set()
+        self.obstacle = False
+        self.committed = False
+        self.ids = 0
+
+    # Clients ---------------------------------------------------------------------------------
+
+    def write(self, side: Side, table: str) -> None:
+        """Insert through any router, however stale; the guard alone decides."""
+        if self.sides[side].state.accepts[table]:
+            self.ids += 1
+            self.sides[side].commit("insert", (table, self.ids))
+            self.acknowledged.add((table, self.ids))
+
+    def delete(self, side: Side, table: str) -> None:
+        state = self.sides[side].state
+        row = min((row for row in state.rows if row[0] == table), default=None)
+        if state.accepts[table] and row is not None:
+            self.sides[side].commit("delete", row)
+            self.acknowledged.discard(row)
+
+    # Streams ---------------------------------------------------------------------------------
+
+    def ends(self, name: str) -> tuple[Shard, Shard]:
+        """Return publisher and subscriber."""
+        return (self.source, self.target) if name == "fwd" else (self.target, self.source)
+
+    def slot_of(self, name: str) -> tuple[str, Slot] | None:
+        publisher, _ = self.ends(name)
+        return next(((n, s) for n, s in publisher.slots.items() if n.startswith(name)), None)
+
+    def _position(self, name: str) -> int | None:
+        """Where the stream goes on, or None when it does not run."""
+        publisher, subscriber = self.ends(name)
+        slot = publisher.slots.get(subscriber.state.follows.get(name, ""))
+        if slot is None or slot.lost or name not in publisher.state.published:
+            return None
+        return max(slot.confirmed, subscriber.state.applied.get(name, 0))
+
+    def pending(self, name: str) -> int:
+        publisher, _ = self.ends(name)
+        slot = self.slot_of(name)
+        start = self._position(name)
+        start = start if start is not None else slot[1].confirmed if slot else len(publisher.wal)
+        return sum(1 for c in publisher.wal[start:] if c[0] in ("insert", "delete", "beat"))
+
+    def deliver(self, name: str, changes: int = 1) -> None:
+        """Apply changes at the subscriber, which does not wait for its standby."""
+        for _ in range(changes):
+            self._deliver(name)
+
+    def _deliver(self, name: str) -> None:
+        publisher, subscriber = self.ends(name)
+        position = self._position(name)
+        if position is None:
+            return
+        for at in range(position, len(publisher.wal)):
+            change = publisher.wal[at][:-1]
+            if change[0] not in ("insert", "delete", "beat"):
+                continue
+            if change[0] == "insert" and subscriber.state.rows[change[1]]:
+                raise Broken(f"{name}: duplicate key {change[1]}: the apply worker is stuck")
+            subscriber.commit(*change, sync=False, origin=(name, at + 1))
+            return
+
+    def confirm(self, name: str) -> None:
+        """Let the subscriber confirm what it flushed itself."""
+        publisher, subscriber = self.ends(name)
+        position = self._position(name)
+        if position is not None:
+            publisher.slots[subscriber.state.follows[name]].confirmed = position
+
+    # Faults ----------------------------------------------------------------------------------
+
+    def fail_over(self, side: Side, kept: float) -> None:
+        """Promote the standby, which has a part of what was not waited for."""
+        shard = self.sides[side]
+        shard.fail_over(shard.flushed + round(kept * (len(shard.wal) - shard.flushed)))
+
+    def lose_slot(self, name: str) -> None:
+        slot = self.slot_of(name)
+        if slot:
+            slot[1].lost = True
+
+    def wish(self, wish: Wish) -> None:
+        if self.move is not None:
+            self.move = replace(self.move, wish=wish, version=self.move.version + 1)
+
+    # What is seen ----------------------------------------------------------------------------
+
+    def view(self) -> MoveView:
+        """What an edge sees; of a side that is not seen it tells what an empty answer would."""
+        if self.unseen:
+            return self._dim_view()
+        source, target = self.source.state, self.target.state
+        copied, _ = target.notes.get("copied") or ("", 0)
+        timelines = (self.source.timeline, self.target.timeline)
+        back = self.move is not None and self.move.stage is Stage.BACK
+        return MoveView(
+            source=None,
+            target=None,
+            forward=self.stream("fwd"),
+            reverse=self.stream("rev"),
+            copied=copied,
+            copy_begun=bool(target.rows),
+            indexed=bool(target.notes.get("indexed")),
+            verified=target.notes.get("verified") == timelines,
+            fenced=tuple(t for t in TABLES if not source.accepts[t]),
+            opened=tuple(t for t in TABLES if target.accepts[t]),
+            drained=False,
+            map_epoch=self.map[0],
+            pruned=not (target.rows if back else source.rows),
+            prepared=bool(target.notes.get("prepared")),
+            map_owners=(SCOPES[self.map[1]],) if self.tells_owners else (),
+            obstacles=("a long transaction",) if self.obstacle else (),
+            left=tuple(mark for mark in self.target.marks if mark != "copied"),
+        )
+
+    def _gap(self, name: str) -> bool:
+        """Whether the subscriber's timeline is another than at the stream's first row."""
+        _, subscriber = self.ends(name)
+        notes = self.target.state.notes
+        noted = (notes.get("copied") or ("", 0))[1] if name == "fwd" else notes.get("cut") or 0
+        return bool(noted) and noted != subscriber.timeline
+
+    def _dim_view(self) -> MoveView:
+        there, self.unseen = self.unseen, set()
+        view, self.unseen = self.view(), there
+        if Side.SOURCE in there:
+            view = replace(
+                view,
+                source=Unseen("PostgreSQL", "s0", "down"),
+                fenced=(),
+                pruned=True,
+                forward=Stream(subscribed=view.forward.subscribed),
+                reverse=replace(view.reverse, subscribed=False),
+            )
+        if Side.TARGET in there:
+            view = replace(
+                view,
+                target=Unseen("PostgreSQL", "s1", "down"),
+                opened=(),
+                copied="",
+                copy_begun=False,
+                indexed=False,
+                verified=False,
+                prepared=False,
+                left=(),
+                forward=replace(view.forward, subscribed=False),
+                reverse=Stream(subscribed=view.reverse.subscribed),
+            )
+        return view
+
+    def stream(self, name: str) -> Stream:
+        """What is true of a stream, whoever may see it; acts hold their conditions against it."""
+        publisher, subscriber = self.ends(name)
+        slot = self.slot_of(name)
+        return Stream(
+            published=name in publisher.state.published,
+            slot=slot is not None,
+            slot_active=self._position(name) is not None,
+            slot_lost=slot is not None and slot[1].lost,
+            lag_bytes=self.pending(name) * 20_000 if slot else None,
+            subscribed=name in subscriber.state.follows,
+            slot_name=slot[0] if slot else "",
+            gap=self._gap(name),
+        )
