@@ -20,7 +20,7 @@ from reconciler.router.relay import Backend, Exchange, run
 from reconciler.router.routes import Anywhere, CompiledMap, Destination, Everywhere, Routes
 from reconciler.router.scatter import Scatter
 from reconciler.router.statements import Kind, Statement
-from reconciler.router.units import Unit, destination_of, with_parses
+from reconciler.router.units import Part, Unit, destination_of, parts_of, with_parses
 from reconciler.router.wire import Refusal
 
 _FAILING = wire.query("refused by the shardwright router")
@@ -127,7 +127,7 @@ class Dispatcher:
         if isinstance(where, Everywhere):
             if self.state.status != b"I":
                 raise Refusal("0A000", "a transaction is of one shard; ask every shard outside it")
-            self._spawn(self._scatter(routing, exchange))
+            self._spawn(self._scatter(routing, exchange, parts_of(exchange, routing)))
             return
         scope = self._scope(routing, where)
         pinned = self.pinned
@@ -231,17 +231,16 @@ class Dispatcher:
         else:
             pool.give_back(backend)
 
-    async def _scatter(self, routing: CompiledMap, exchange: Exchange) -> None:
+    async def _scatter(self, routing: CompiledMap, exchange: Exchange, parts: list[Part]) -> None:
         legs = [
             await self._session_at((str(routing.owner(i).scope), self.state.standby), routing)
             for i in routing.serving
         ]
         scatter = Scatter(self.write, legs)
-        for leg in legs:
-            part = Exchange(scatter.leg(leg), exchange.data)
+        for leg, (data, unit) in zip(legs, parts, strict=True):
+            part = Exchange(scatter.leg(leg), data)
             part.unready = True
-            unit = exchange.unit
-            leg.start(part, part.data if unit is None else with_parses(leg, part, unit))
+            leg.start(part, data if unit is None else with_parses(leg, part, unit))
         await scatter.done
         if exchange.unready:
             self.skip_to_sync = scatter.failed

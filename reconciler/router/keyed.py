@@ -69,16 +69,31 @@ def _find(names: dict[str, str], relation: Node) -> str | None:
 
 
 @dataclass(frozen=True, slots=True)
+class Spot:
+    """Where a sharded table stands in the text: ``at`` is its first byte, ``name`` its parts."""
+
+    at: int
+    name: tuple[str, ...]
+    key: str
+    aliased: bool
+    whole: bool
+    """Not ``ONLY``."""
+
+
+@dataclass(frozen=True, slots=True)
 class Confinement:
     """What a statement touches. ``terms`` are all its keys; they must all be of one shard.
 
     ``unconfined`` names a sharded or unknown table that no key confines; empty when all are.
+    ``unknown`` names one that is neither sharded nor shared: a view, or a table of its own.
     """
 
     terms: tuple[Term, ...] = ()
     unconfined: str = ""
     sharded: bool = False
     shared: bool = False
+    unknown: str = ""
+    spots: tuple[Spot, ...] = ()
 
 
 @dataclass(slots=True)
@@ -98,6 +113,7 @@ class _Table:
     name: str
     key: str
     level: _Level
+    spot: Spot
 
 
 @dataclass(slots=True)
@@ -209,7 +225,7 @@ class _Walk:
             else:
                 self.unknown.append(name)
             return None
-        self.found.append(_Table(name, key, level))
+        self.found.append(_Table(name, key, level, _spot(relation, key)))
         level.aliases[alias] = len(self.found) - 1
         return level.aliases[alias]
 
@@ -298,7 +314,16 @@ class _Walk:
             loose[0] if loose else "",
             bool(self.found or self.unknown),
             self.shared,
+            self.unknown[0] if self.unknown else "",
+            tuple(t.spot for t in self.found),
         )
+
+
+def _spot(relation: Node, key: str) -> Spot:
+    name = (relation.get(n, "") for n in ("catalogname", "schemaname", "relname"))
+    parts = tuple(part for part in name if part)
+    at = int(relation.get("location", 0))
+    return Spot(at, parts, key, "alias" in relation, relation.get("inh", False))
 
 
 def _within(inner: _Level, outer: _Level) -> bool:

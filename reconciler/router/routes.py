@@ -122,7 +122,7 @@ class CompiledMap:
                 return ToShard(owners.pop())
             if not (alone and _may_scatter(statement, scatter)):
                 raise _several()
-            return Everywhere()
+            return _everywhere(statement)
         if not confined.sharded:
             if statement.kind is Kind.WRITE and confined.shared:
                 raise Refusal(
@@ -132,7 +132,7 @@ class CompiledMap:
                 )
             return Anywhere()
         if alone and _may_scatter(statement, scatter):
-            return Everywhere()
+            return _everywhere(statement)
         raise _no_key(statement, scatter)
 
     def value(self, term: Term, bind: Bind | None) -> str:
@@ -168,6 +168,17 @@ def _hinted(value: str) -> Term:
 def _may_scatter(statement: Statement, scatter: str) -> bool:
     reads = statement.kind is Kind.READ
     return reads and (scatter == "raw" or (scatter == "on" and not statement.apart))
+
+
+def _everywhere(statement: Statement) -> Everywhere:
+    """Every shard is asked for the keys that it owns, so each table must be one with a key."""
+    if unknown := statement.confined.unknown:
+        raise Refusal(
+            "0A000",
+            f"{unknown} is not in the routing map, so rows of moved keys in it could come twice",
+            "ask for the sharded tables themselves, or one shard: /* shard: NAME */",
+        )
+    return Everywhere()
 
 
 def _several() -> Refusal:

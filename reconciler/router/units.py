@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from reconciler.router import wire
+from reconciler.router.owned import owned_text
 from reconciler.router.relay import Backend, Exchange
-from reconciler.router.routes import Anywhere, CompiledMap, Destination, Wishes
+from reconciler.router.routes import Anywhere, CompiledMap, Destination, Everywhere, Wishes
 from reconciler.router.statements import Kind, Reading, Statement
 from reconciler.router.wire import Bind, Refusal
 
@@ -24,12 +25,24 @@ class Prepared:
     parameters: int = 0
     reading: Reading | None = None
     epoch: int = -1
+    _owned: dict[int, Prepared] = field(default_factory=dict)
 
     def read(self, routing: CompiledMap) -> Reading:
         """Return what it says, read once for each map."""
         if self.reading is None or self.epoch != routing.epoch:
             self.reading, self.epoch = routing.reader.read(self.text), routing.epoch
+            self._owned.clear()
         return self.reading
+
+    def owned(self, routing: CompiledMap, index: int) -> Prepared:
+        """Return it confined to the keys of one owner, the same for each map. Raises Refusal."""
+        if index not in self._owned:
+            spots = self.read(routing).statements[0].confined.spots
+            text = owned_text(self.text.encode(), spots, routing.routing, index)
+            rest = self.message[wire.HEADER + len(self.name) + len(self.text.encode()) + 2 :]
+            message = wire.frame(b"P", self.name + b"\0" + text + b"\0" + rest)
+            self._owned[index] = Prepared(self.name, message, text.decode(), self.parameters)
+        return self._owned[index]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +80,19 @@ class Unit:
     def data(self) -> bytes:
         """Return the messages as they came."""
         return b"".join(step.data for step in self.steps)
+
+    def owned(self, routing: CompiledMap, index: int) -> Unit:
+        """Return it with what it asks for confined to the keys of one owner. Raises Refusal."""
+        ((asked, bind),) = self.bound
+        mine = asked.owned(routing, index)
+        steps = [
+            Step(s.kind, mine.message if s.kind == ord("P") else s.data, mine, s.bind)
+            if s.prepared is asked
+            else s
+            for s in self.steps
+        ]
+        needs = [mine if prepared is asked else prepared for prepared in self.needs]
+        return Unit(steps, [(mine, bind)], needs, self.size, self.executes)
 
 
 class Statements:
@@ -150,12 +176,29 @@ def destination_of(unit: Unit, routing: CompiledMap, wishes: Wishes) -> Destinat
                 raise Refusal("0A000", "settings of the router go alone, not in a pipeline")
         found.add(routing.destination(reading, wishes, bind))
     found.discard(Anywhere())
+    if Everywhere() in found and len(unit.bound) > 1:
+        raise Refusal("0A000", "asking every shard goes alone, not in a pipeline")
     if len(found) > 1:
         raise Refusal(
             "0A000", "a pipeline up to its Sync is one transaction, and has keys of several shards",
             "send a Sync between statements for different shards",
         )  # fmt: skip
     return found.pop() if found else Anywhere()
+
+
+Part = tuple[bytes, Unit | None]
+"""What one shard is sent of a read of all shards."""
+
+
+def parts_of(exchange: Exchange, routing: CompiledMap) -> list[Part]:
+    """Return, for each serving owner, what it is asked: for its own keys. Raises Refusal."""
+    if exchange.unit is not None:
+        units = [exchange.unit.owned(routing, index) for index in routing.serving]
+        return [(unit.data(), unit) for unit in units]
+    assert exchange.reading is not None  # noqa: S101
+    spots, text = exchange.reading.statements[0].confined.spots, exchange.data[wire.HEADER : -1]
+    owned = [owned_text(text, spots, routing.routing, index) for index in routing.serving]
+    return [(wire.frame(b"Q", one + b"\0"), None) for one in owned]
 
 
 def with_parses(backend: Backend, exchange: Exchange, unit: Unit) -> bytes:

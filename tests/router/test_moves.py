@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import threading
-from typing import Any
+from collections.abc import Callable
+from typing import Any, LiteralString
 
 import psycopg
 import pytest
@@ -160,3 +161,61 @@ def test_sessions_are_told_the_epoch_they_are_routed_by(
         scene.cut()
         wait_for(lambda: router.process.routes.get().epoch == 2, "the new map")
         assert client.execute("SHOW shardwright.epoch").fetchone() == ("2",)
+
+
+@pytest.mark.parametrize("prepare", [False, True])
+def test_a_read_of_all_shards_sees_each_row_once_before_and_after_the_map_moves(
+    router: RunningRouter, scene: Scene, prepare: bool
+) -> None:
+    with router.connect() as client:
+        for key in KEYS:
+            client.execute(INSERT, [key, f"{key}"])
+        client.execute("SET shardwright.scatter = on")
+        scene.fence()
+        scene.open_target()  # from here on the moved rows are at both shards
+        for epoch in (1, 2):
+            for text, row in EACH_ROW_ONCE.items():
+                rows = client.execute(text, prepare=prepare).fetchall()
+                assert sorted(rows) == sorted(row(key) for key in KEYS), (epoch, text)
+            few = client.execute("SELECT k FROM entry WHERE k = ANY(%s)", [KEYS[:5]])
+            assert sorted(few.fetchall()) == sorted((key,) for key in KEYS[:5])
+            counts = client.execute(
+                "/* scatter: raw */ SELECT count(*) FROM entry", prepare=prepare
+            )
+            assert sum(count for (count,) in counts) == len(KEYS)
+            if epoch == 1:
+                scene.switch()
+                wait_for(lambda: router.process.routes.get().epoch == 2, "the new map")
+        moved = client.execute("SELECT id FROM entry WHERE k = %s", [moved_key()], prepare=prepare)
+        assert moved.fetchall() == [(f"{moved_key()}",)]
+
+
+EACH_ROW_ONCE: dict[LiteralString, Callable[[int], tuple[object, ...]]] = {
+    "SELECT k FROM entry": lambda key: (key,),
+    "SELECT entry.* FROM Entry": lambda key: (key, f"{key}"),
+    "SELECT 'é', e.k FROM public . \"entry\" AS e": lambda key: ("é", key),
+    "WITH mine AS (SELECT * FROM entry) SELECT k FROM mine": lambda key: (key,),
+    "SELECT a.k FROM entry a LEFT JOIN entry USING (k)": lambda key: (key,),
+    "SELECT k FROM entry e WHERE 1 = (SELECT count(*) FROM entry WHERE k = e.k)": lambda k: (k,),
+}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "SELECT * FROM entries_view",
+        "SELECT k FROM entry UNION ALL SELECT k FROM entries_view",
+        "SELECT * FROM ONLY entry",
+        "TABLE entry",
+        'SELECT * FROM U&"entry"',
+    ],
+)
+def test_a_read_of_all_shards_that_cannot_be_confined_to_their_keys_is_refused(
+    router: RunningRouter, text: str
+) -> None:
+    with router.connect() as client:
+        for mode in ("on", "raw"):
+            with pytest.raises(errors.FeatureNotSupported) as refused:
+                client.execute(f"/* scatter: {mode} */ {text}".encode())
+            assert refused.value.diag.message_hint
+        assert client.execute("SELECT 1").fetchone() == (1,)
