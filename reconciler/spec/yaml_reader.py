@@ -173,8 +173,7 @@ class _Builder:
         if event.tag is not None and event.tag not in _COLLECTION_TAGS:
             self._note(event, self._tag_error(event))
         if len(self._stack) >= DEPTH_MAX:
-            problem = f"it nests deeper than {DEPTH_MAX} levels"
-            raise _Refused(self._where(event), NestedTooDeep(self.file, problem))
+            raise _Refused(self._where(event), _too_deep(self.file))
         if self._wants_key():
             raise _Refused(self._where(event), self._key_error("a list or mapping"))
         self._mark(event)
@@ -305,6 +304,10 @@ def resolve_plain(text: str) -> Any:
     return text
 
 
+def _too_deep(file: str) -> NestedTooDeep:
+    return NestedTooDeep(file, f"it nests deeper than {DEPTH_MAX} levels")
+
+
 def _syntax_problem(
     error: yaml.YAMLError, text: str, file: str
 ) -> tuple[Position, ReconcilerError]:
@@ -324,5 +327,7 @@ def _syntax_problem(
         problem = "the line is indented with a tab, which YAML does not allow"
         return where, TabIndentation(file, problem, remedy="indent with spaces")
     problem = str(getattr(error, "problem", "") or error)
+    if "maximum nesting depth" in problem:  # libyaml 0.2.6 and later have a limit of their own
+        return where, _too_deep(file)
     context = getattr(error, "context", None)
     return where, NotYaml(file, f"not YAML: {problem}{f', {context}' if context else ''}")

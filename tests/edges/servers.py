@@ -20,6 +20,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from reconciler.edges.etcd import EtcdStore
+from reconciler.model.errors import ReconcilerError
 from reconciler.model.platform import TlsFiles
 
 SUPERUSER_PASSWORD = "p w'\\ with odd characters"
@@ -125,6 +127,18 @@ class EtcdServer:
             assert self.process.poll() is None, (self.home / "etcd.log").read_text()
             assert time.monotonic() < deadline, "etcd did not start"
             time.sleep(0.05)
+        self._await_leader(deadline)
+
+    def _await_leader(self, deadline: float) -> None:
+        """It says "serving" before it leads itself, and answers reads only from then on."""
+        store = EtcdStore((self.endpoint,), self.tls)
+        while True:
+            try:
+                store.read("/test/leader")
+            except ReconcilerError:
+                assert time.monotonic() < deadline, "etcd does not lead itself"
+            else:
+                return
 
     def stop(self) -> None:
         if self.process is not None:
