@@ -51,7 +51,7 @@ def open_world(settings: Settings) -> World:
             clock=clock,
             parallel=settings.observe_parallel,
         ),
-        mover=LogicalMover(),
+        mover=LogicalMover(room=platform.free_bytes),
         clock=clock,
         settings=settings,
         actor=actor(),

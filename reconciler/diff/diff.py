@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from reconciler.diff import keys as keyspace
 from reconciler.diff.changes import (
     AddShard,
+    ApplySchema,
     Change,
+    ChangeParameters,
     DeleteDatabase,
     Difference,
     MoveKeys,
@@ -19,6 +21,7 @@ from reconciler.diff.changes import (
     RecordApplied,
     Refusal,
     Remark,
+    RestartPending,
     RetireShard,
     Standstill,
 )
@@ -109,6 +112,7 @@ def _diff_content(
     found = {there.key: there for there in seen.shards}
     guarded = guarded_by_moves(seen)
     silent = silent_shards(seen)
+    changing: set[ScopeKey] = set()
     cut_off = routing is None and seen.record is None and _is_begun(database, observed)
     for shard in database.shards:
         scope = scopes[shard.name]
@@ -120,9 +124,12 @@ def _diff_content(
             yield _absent(database, shard, scope, owned.get(scope.scope, KeySet()))
             continue
         mine = owned.get(scope.scope, KeySet()) if routing else shard.keys
-        yield from diff_shard(
+        for finding in diff_shard(
             Pair(database, shard, there, mine, epoch, routing is not None, scope in guarded)
-        )
+        ):
+            if isinstance(finding, ApplySchema | ChangeParameters | RestartPending):
+                changing.add(finding.scope)
+            yield finding
     if routing:
         yield from keyspace.renames(database, routing, scopes)
         yield from keyspace.unsaid_renames(database, routing)
@@ -130,7 +137,7 @@ def _diff_content(
     if publication:
         yield publication
     moves = tuple(keyspace.moves(database, seen, scopes))
-    moving = tuple(diff_moves(database, seen, moves, observed.looked_at))
+    moving = tuple(diff_moves(database, seen, moves, observed.looked_at, changing))
     yield from moving
     leaving = _leaving(seen, moves, moving)
     for retirement in keyspace.retirements(database, seen, scopes):

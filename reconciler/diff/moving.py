@@ -7,21 +7,31 @@ so that the way back of a move never crosses another one.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from datetime import datetime, timedelta
 
-from reconciler.diff.changes import EndMove, MoveKeys, Remark, Standstill
+from reconciler.diff.changes import EndMove, MoveKeys, Refusal, Remark, Standstill
+from reconciler.diff.refusals import MoveRefused
 from reconciler.model.desired import Database
 from reconciler.model.keyspace import KeySet
-from reconciler.model.moves import Move, Stage, Wish
+from reconciler.model.moves import Move, Preflight, Stage, Wish
 from reconciler.model.names import ScopeKey
 from reconciler.model.observed import ObservedDatabase, Unseen
 
+_Way = tuple[ScopeKey, ScopeKey, KeySet]
+
 
 def diff_moves(
-    database: Database, seen: ObservedDatabase, wanted: tuple[MoveKeys, ...], looked_at: str
-) -> Iterator[MoveKeys | EndMove | Standstill | Remark]:
-    """Yield what happens to moves under way, then the wanted ones whose shards are free."""
+    database: Database,
+    seen: ObservedDatabase,
+    wanted: tuple[MoveKeys, ...],
+    looked_at: str,
+    changing: Set[ScopeKey] = frozenset(),
+) -> Iterator[MoveKeys | EndMove | Refusal | Standstill | Remark]:
+    """Yield what happens to moves under way, then the wanted ones whose shards are free.
+
+    ``changing`` are the shards whose schema or parameters the same difference changes.
+    """
     busy: dict[ScopeKey, Move] = {}
     taken: set[MoveKeys] = set()
     by_way = {(c.source_scope, c.target_scope, c.keys): c for c in wanted}
@@ -43,18 +53,48 @@ def diff_moves(
         if other is None and not earlier:
             unseen = sorted(key.scope for key in sides & dark)
             why = f"waits until {' and '.join(unseen)} can be looked into"
-            yield _waits(change, why, unseen=True) if unseen else change
+            if unseen:
+                yield _waits(change, why, unseen=True)
+            else:
+                yield from _begin(seen, change, sides & changing)
             continue
         why = f"waits for {_name(other)}" if other else "waits for an earlier move of these shards"
         yield _waits(change, why)
 
 
+def _begin(
+    seen: ObservedDatabase, change: MoveKeys, changing: Set[ScopeKey]
+) -> Iterator[MoveKeys | Refusal | Standstill]:
+    """Yield a move that may begin, or each reason why it may not.
+
+    What passes by itself, or may be what this difference's other changes cure, only waits.
+    """
+    told = next((p.found for p in seen.preflights if _way(p) == _way(change)), ())
+    if isinstance(told, Unseen):
+        yield _waits(change, str(told), unseen=True)
+    elif not told:
+        yield change
+    else:
+        for obstacle in told:
+            if obstacle.passing or changing:
+                yield _waits(change, f"{obstacle}; {obstacle.cure}")
+            else:
+                yield Refusal(
+                    change.database, MoveRefused, _what(change), str(obstacle), obstacle.cure,
+                    change.place,
+                )  # fmt: skip
+
+
+def _way(one: MoveKeys | Preflight) -> _Way:
+    return one.source_scope, one.target_scope, one.keys
+
+
+def _what(change: MoveKeys) -> str:
+    return f"move {change.keys} from {change.source} to {change.target}"
+
+
 def _waits(change: MoveKeys, why: str, *, unseen: bool = False) -> Standstill:
-    what = f"move {change.keys} from {change.source} to {change.target}"
-    return Standstill(change.database, what, why, unseen)
-
-
-_Way = tuple[ScopeKey, ScopeKey, KeySet]
+    return Standstill(change.database, _what(change), why, unseen)
 
 
 def _twin(move: Move, by_way: Mapping[_Way, MoveKeys]) -> MoveKeys | None:

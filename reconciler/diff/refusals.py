@@ -125,6 +125,16 @@ class SpecUnreadable(ReconcilerError):
     code = "PL115"
 
 
+class MoveRefused(ReconcilerError):
+    """A move of keys that the spec asks for would fail, or lose something, as its shards stand.
+
+    It is looked for before anything is started or changed: one refusal for each table and reason.
+    What it says to do can be a commit of its own, applied before the shards are edited.
+    """
+
+    code = "PL116"
+
+
 class OwnerGone(ReconcilerError):
     """The routing map gives keys to a shard that its platform does not have any more.
 

@@ -24,11 +24,13 @@ from reconciler.edges.replication_ends import (
     Ends,
     Limits,
     NotReady,
+    Room,
     check_fence,
     install,
     one_text,
     open_session,
     server,
+    unknown_room,
 )
 from reconciler.edges.replication_guards import (
     GuardsForbid,
@@ -60,12 +62,19 @@ class LogicalMover:
         self,
         limits: Limits = Limits(),  # noqa: B008  frozen
         timeouts: PostgresTimeouts = PostgresTimeouts(),  # noqa: B008  frozen
+        room: Room = unknown_room,
     ) -> None:
-        self._limits, self._timeouts = limits, timeouts
+        self._limits, self._timeouts, self._room = limits, timeouts, room
 
-    def preflight(self, move: Move, source: Seat, target: Seat) -> tuple[Obstacle, ...]:
-        """Return all that is in the way of the move; changes nothing."""
-        return replication_preflight.preflight(self._ends(move, source, target, _NOBODY))
+    def preflight(self, move: Move, source: Seat, target: Seat | None) -> tuple[Obstacle, ...]:
+        """Return all that is in the way of the move; changes nothing.
+
+        Without a target, which may not be there yet, only what the source tells.
+        """
+        ends = self._ends(move, source, target or source, _NOBODY)
+        if target is None:
+            return replication_preflight.preflight_source(ends)
+        return replication_preflight.preflight(ends)
 
     def view(self, move: Move, source: Seat, target: Seat, map_epoch: Epoch) -> MoveView:
         """Return what is seen. A side that does not answer is Unseen; nothing is raised for it."""
@@ -199,4 +208,5 @@ class LogicalMover:
             tuple(member.name for member in target.login.members),
             token,
             self._limits,
+            self._room,
         )

@@ -7,7 +7,7 @@ Everything is named after the move's id, so that a new applier finds its place b
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.resources import files
@@ -25,7 +25,7 @@ from reconciler.edges.postgres_session import Target as Server
 from reconciler.model.access import FencedOff, Seat
 from reconciler.model.errors import ReconcilerError
 from reconciler.model.moves import Move
-from reconciler.model.names import FencingToken
+from reconciler.model.names import FencingToken, ScopeKey
 
 _INSTALL = (files(__package__) / "sql" / "move_install.sql").read_text()
 
@@ -63,7 +63,7 @@ class Limits:
     writers of one table; ``statement_ms`` bounds a scan or an index build; ``latency_ratio_max``
     is how much slower than before the source's commits may become during a copy (0: no limit);
     ``prune_pages`` is what one transaction of a prune looks through, ``prune_share`` the part of
-    the time that it works.
+    the time that it works; ``reserve_bytes`` of disk stay free at both sides.
     """
 
     workers: int = 2
@@ -75,11 +75,24 @@ class Limits:
     latency_ratio_max: float = 0.0
     prune_pages: int = 1024
     prune_share: float = 0.5
+    reserve_bytes: int = 256 * 1024 * 1024
+
+
+Room = Callable[[ScopeKey], int | None]
+"""Tells how many bytes of disk a shard has left; None when nobody knows."""
+
+
+def unknown_room(_: ScopeKey) -> int | None:
+    """Nobody knows how much disk is left."""
+    return None
 
 
 @dataclass(frozen=True, slots=True)
 class Ends:
-    """A move with both its servers, their members, and the applier's token."""
+    """A move with both its servers, their members, and the applier's token.
+
+    ``room`` tells how many bytes of disk a shard's primary has left.
+    """
 
     move: Move
     source: Server
@@ -88,6 +101,7 @@ class Ends:
     target_members: tuple[str, ...]
     token: FencingToken
     limits: Limits
+    room: Room = unknown_room
 
     @property
     def forward(self) -> str:

@@ -17,11 +17,20 @@ from reconciler.edges.replication_ends import Ends, one_text, open_session, pati
 from reconciler.edges.replication_tables import MovedTable, known_tables, new_reference
 from reconciler.model.moves import Obstacle
 
+MIB = 1024 * 1024
 _LOOK = (files(__package__) / "sql" / "move_preflight.sql").read_text()
 LONG_TRANSACTION_S = 60
 RETRY_MS_MAX = 1000
+ROOM_SHARE = 1.5
 KEEP_SHARE = 0.5
 """WAL that a slot may keep, at least, as a part of what moves: what is written meanwhile."""
+
+
+def preflight_source(ends: Ends) -> tuple[Obstacle, ...]:
+    """Return what the source alone tells to be in the way. Changes nothing."""
+    with open_session(ends.source) as here:
+        seen = _look(here, ends)
+    return tuple(dict.fromkeys((*_shard(ends.source, seen), *_source_only(ends, seen))))
 
 
 def preflight(ends: Ends) -> tuple[Obstacle, ...]:
@@ -37,8 +46,8 @@ def preflight(ends: Ends) -> tuple[Obstacle, ...]:
             *_shard(ends.source, source),
             *_shard(ends.target, target),
             *_source_only(ends, source),
-            *_pair(ends, source, target),
-            *(o for table in source["tables"] or () for o in _table(table)),
+            *_pair(source, target),
+            *_room(ends, source),
             *_columns(ends, mine, theirs),
         ]
         if not found:
@@ -75,10 +84,11 @@ def _shard(at: Server, seen: dict[str, Any]) -> Iterator[Obstacle]:
         yield Obstacle("", reason, "set wal_retrieve_retry_interval = 500ms")
     if seen["prepared"]:
         reason = f"{name} has prepared transactions: {', '.join(seen['prepared'])}"
-        yield Obstacle("", reason, "COMMIT PREPARED or ROLLBACK PREPARED them")
+        yield Obstacle("", reason, "COMMIT PREPARED or ROLLBACK PREPARED them", passing=True)
     if seen["long"]:
         reason = f"{name} has long transactions that write: {'; '.join(seen['long'])}"
-        yield Obstacle("", reason, "end them: a slot waits for them, and so does the fence")
+        cure = "end them: a slot waits for them, and so does the fence"
+        yield Obstacle("", reason, cure, passing=True)
 
 
 def _source_only(ends: Ends, seen: dict[str, Any]) -> Iterator[Obstacle]:
@@ -86,25 +96,56 @@ def _source_only(ends: Ends, seen: dict[str, Any]) -> Iterator[Obstacle]:
     if seen["large_objects"]:
         reason = f"{ends.source.name} holds large objects, which are not replicated"
         yield Obstacle("", reason, "store them as bytea, or remove them (vacuumlo)")
-    moved = seen["bytes"] * move.keys.share / (move.source_keys.share or 1.0)
-    keep = seen["keep_mb"] * 1024 * 1024
-    if 0 <= keep < moved * KEEP_SHARE:
+    missing = {t.name for t in move.tables} - {t["name"] for t in seen["tables"] or ()}
+    for name in sorted(missing):
+        yield Obstacle(name, f"it is not at {move.source}", "create it in a schema file")
+    yield from (o for table in seen["tables"] or () for o in _table(table))
+    yield from _wal_kept(ends, seen)
+
+
+def _wal_kept(ends: Ends, seen: dict[str, Any]) -> Iterator[Obstacle]:
+    """Room for what a slot keeps: bounded by the setting, else only by the disk."""
+    moved = _moved(ends, seen["bytes"])
+    keep, needed = seen["keep_mb"] * MIB, round(moved * KEEP_SHARE)
+    if 0 <= keep < needed:
         reason = (
             f"a slot of {ends.source.name} may keep {seen['keep_mb']} MB of WAL, while"
-            f" {moved / 1024 / 1024:.0f} MB move"
+            f" {moved / MIB:.0f} MB move"
         )
         yield Obstacle("", reason, "raise max_slot_wal_keep_size, or unset it")
+    free, needed = ends.room(ends.move.source_scope), needed + ends.limits.reserve_bytes
+    if free is not None and free < needed:
+        unbounded = " without a limit (max_slot_wal_keep_size = -1)" if keep < 0 else ""
+        reason = (
+            f"{ends.source.name} has {free / MIB:.0f} MiB of disk left, and its slot keeps WAL"
+            f"{unbounded} while rows move: {needed / MIB:.0f} MiB are wanted"
+        )
+        yield Obstacle("", reason, "free disk space there, or give the shard more")
 
 
-def _pair(ends: Ends, source: dict[str, Any], target: dict[str, Any]) -> Iterator[Obstacle]:
+def _moved(ends: Ends, size: int) -> float:
+    move = ends.move
+    return size * move.keys.share / (move.source_keys.share or 1.0)
+
+
+def _room(ends: Ends, source: dict[str, Any]) -> Iterator[Obstacle]:
+    """Room at the target for the rows, their indexes and the WAL that writing them makes."""
+    free = ends.room(ends.move.target_scope)
+    needed = round(_moved(ends, source["all_bytes"]) * ROOM_SHARE) + ends.limits.reserve_bytes
+    if free is not None and free < needed:
+        reason = (
+            f"{ends.target.name} has {free / MIB:.0f} MiB of disk left, and"
+            f" {needed / MIB:.0f} MiB are wanted for the rows and their indexes"
+        )
+        yield Obstacle("", reason, "free disk space there, or give the shard more")
+
+
+def _pair(source: dict[str, Any], target: dict[str, Any]) -> Iterator[Obstacle]:
     if source["encoding"] != target["encoding"]:
         reason = f"encodings differ: {source['encoding']} and {target['encoding']}"
         yield Obstacle("", reason, "text keys hash by their bytes: use one encoding, UTF8")
     if min(source["version"], target["version"]) < 150_000:
         yield Obstacle("", "row filters need PostgreSQL 15 or later", "upgrade the shard")
-    missing = {t.name for t in ends.move.tables} - {t["name"] for t in source["tables"] or ()}
-    for name in sorted(missing):
-        yield Obstacle(name, f"it is not at {ends.move.source}", "create it in a schema file")
 
 
 def _table(seen: dict[str, Any]) -> Iterator[Obstacle]:
@@ -116,6 +157,9 @@ def _table(seen: dict[str, Any]) -> Iterator[Obstacle]:
         yield Obstacle(name, "it is unlogged, so it is not replicated", "ALTER TABLE … SET LOGGED")
     if seen["generated"]:
         yield Obstacle(name, f"its key {key} is a generated column", "make it an ordinary column")
+    for part in seen["foreign_parts"] or ():
+        cure = "take it out of the table while keys move, or make it an ordinary partition"
+        yield Obstacle(name, f"its partition {part} is a foreign table", cure)
     if seen["parent"]:
         yield Obstacle(name, "other tables inherit from it", "use partitions instead")
     yield from _identity(seen)

@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from reconciler.diff.diff import diff
 from reconciler.engine.events import (
     ApplyEnded,
     ApplyEvent,
@@ -29,8 +28,9 @@ from reconciler.engine.events import (
     Watcher,
 )
 from reconciler.engine.execute import Hands, perform
+from reconciler.engine.foresight import observe_and_diff
 from reconciler.engine.journal import Journal, Operations, read_operations, supersede
-from reconciler.engine.observe import login_of, observe, primary_of
+from reconciler.engine.observe import login_of, primary_of
 from reconciler.engine.problems import (
     ApplierGone,
     NothingSeen,
@@ -205,8 +205,7 @@ class Applier:
     def _replan(self) -> None:
         """Look again under the lease. Raises PlanStale when the plan is another one by now."""
         desired, plan = self._outlook.loaded.desired, self._outlook.plan
-        seen = observe(self._world.eyes, (database.key for database in desired.databases))
-        now = make_plan(desired, seen, diff(desired, seen))
+        now = make_plan(desired, *observe_and_diff(self._world.eyes, self._world.mover, desired))
         if now.digest != plan.digest:
             raise PlanStale(
                 plan.id,

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from reconciler.diff.changes import Difference
-from reconciler.diff.diff import diff
 from reconciler.engine.events import ApplyEnded, Watcher
-from reconciler.engine.observe import Eyes, observe
+from reconciler.engine.foresight import observe_and_diff
+from reconciler.engine.observe import Eyes
 from reconciler.engine.ports import Clock, Mover
 from reconciler.engine.records import APPLIER
 from reconciler.model.errors import ReconcilerError
@@ -67,8 +67,7 @@ def look(world: World, loaded: Loaded) -> Outlook:
         tuple(policy_document(p.manifest, p.place) for p in loaded.policies),
         {f.path: f.data for f in loaded.documents.files} if loaded.documents else {},
     )
-    observed = observe(world.eyes, (database.key for database in desired.databases))
-    difference = diff(desired, observed)
+    observed, difference = observe_and_diff(world.eyes, world.mover, desired)
     plan = make_plan(desired, observed, difference)
     verdict = check_spec(policies, desired, now)
     verdict = verdict.joined(check_plan(policies, desired, plan, now))

@@ -228,8 +228,8 @@ class Postgres(Protocol):
 class Mover(Protocol):
     """Moving key ranges between two shards; what the calls rely on stands in ``reshard_acts``."""
 
-    def preflight(self, move: Move, source: Seat, target: Seat) -> tuple[Obstacle, ...]:
-        """Return what stands in the way."""
+    def preflight(self, move: Move, source: Seat, target: Seat | None) -> tuple[Obstacle, ...]:
+        """Return what stands in the way; without a target, of what the source alone tells."""
         ...
 
     def view(self, move: Move, source: Seat, target: Seat, map_epoch: Epoch) -> MoveView:

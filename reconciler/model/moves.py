@@ -176,11 +176,28 @@ class CutResult:
 
 @dataclass(frozen=True, slots=True)
 class Obstacle:
-    """Why a move cannot begin: the table (empty: the shard), the reason, and what to do."""
+    """Why a move cannot begin: the table (empty: the shard), the reason, and what to do.
+
+    ``passing``: it may go away by itself, as a long transaction does.
+    """
 
     table: str
     reason: str
     cure: str
+    passing: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.table}: {self.reason}" if self.table else self.reason
+
+
+@dataclass(frozen=True, slots=True)
+class Preflight:
+    """What stands in the way of a move that is wanted and has not begun; Unseen: no answer."""
+
+    source_scope: ScopeKey
+    target_scope: ScopeKey
+    keys: KeySet
+    found: tuple[Obstacle, ...] | Unseen
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from reconciler.model.keyspace import KeySet
-from reconciler.model.moves import Move
+from reconciler.model.moves import Move, Preflight
 from reconciler.model.names import DatabaseKey, Epoch, Lsn, MemberName, ScopeKey, ShardName
 from reconciler.model.platform import Endpoint, PlatformShard
 from reconciler.model.routing import AppliedRecord, RoutingMap
@@ -157,7 +157,8 @@ class RunningOperation:
 class ObservedDatabase:
     """One database: its records in etcd and its shards, sorted by scope.
 
-    ``moves`` are the moves of keys that have not ended, in the order in which they began.
+    ``moves`` are the moves of keys that have not ended, in the order in which they began;
+    ``preflights`` tell of those that are wanted and have not begun.
     """
 
     key: DatabaseKey
@@ -165,6 +166,7 @@ class ObservedDatabase:
     record: AppliedRecord | Unseen | None
     shards: tuple[ObservedShard, ...] = ()
     moves: tuple[Move, ...] = ()
+    preflights: tuple[Preflight, ...] = ()
 
     def shard(self, key: ScopeKey) -> ObservedShard | None:
         """Return a shard by its identity on the platform, or None when it is not there."""

@@ -51,22 +51,27 @@ def publish(change: PublishRouting) -> Ranked:
     return Ranked(step, Rank.ROUTING)
 
 
+def move_action(change: MoveKeys) -> MoveKeyRange:
+    """Return the action that moves keys."""
+    return MoveKeyRange(
+        change.database,
+        change.source,
+        change.target,
+        change.source_scope,
+        change.target_scope,
+        change.keys,
+        change.tables,
+        change.pause_max_ms,
+        change.rollback_window_s,
+    )
+
+
 def move_keys(change: MoveKeys) -> Ranked:
     """Move keys from one shard to another."""
     step = Step(
         f"{change.source_scope}/move/{change.keys}/{change.target_scope}",
         change.database,
-        MoveKeyRange(
-            change.database,
-            change.source,
-            change.target,
-            change.source_scope,
-            change.target_scope,
-            change.keys,
-            change.tables,
-            change.pause_max_ms,
-            change.rollback_window_s,
-        ),
+        move_action(change),
         (),
         Risk.DATA_MOVE,
         f"move {change.keys} from {change.source} to {change.target}",

@@ -12,7 +12,9 @@ import psycopg
 import pytest
 
 from reconciler.demo.shards import connect
+from reconciler.edges.postgres_session import PostgresTimeouts
 from reconciler.edges.replication import LogicalMover
+from reconciler.edges.replication_ends import open_session, server
 from reconciler.engine.observe import login_of, primary_of
 from reconciler.engine.problems import PlanStale
 from reconciler.engine.wishes import moves_under_way, record_wish
@@ -116,17 +118,22 @@ def assert_whole(scene: Scene, name: str, *ledgers: Ledger) -> None:
 
 def leftovers(scene: Scene, name: str) -> list[str]:
     """Return every object of a move on any shard of a database."""
-    world, key = scene.world(), key_of(name)
+    mover = scene.world().mover
+    assert isinstance(mover, LogicalMover)
     found: list[str] = []
     for shard in scene.seen(name).shards:
-        if shard.platform.stopped:
-            continue
-        login = login_of(world.eyes.platform, shard.platform)
-        primary = primary_of(shard.platform, shard.patroni)
-        assert primary is not None
-        assert isinstance(world.mover, LogicalMover)
-        found += world.mover.sweep(Seat(login, primary, key.name))
+        if not shard.platform.stopped:
+            found += mover.sweep(seat_of(scene, shard.key.scope))
     return found
+
+
+def seat_of(scene: Scene, scope: str) -> Seat:
+    """Return how to reach the primary of a shard, as the superuser."""
+    platform = scene.world().eyes.platform
+    (shard,) = (s for s in scene.seen("mv").shards if s.key.scope == scope)
+    primary = primary_of(shard.platform, shard.patroni)
+    assert primary is not None
+    return Seat(login_of(platform, shard.platform), primary, key_of("mv").name)
 
 
 def apply_all(scene: Scene) -> None:
@@ -251,3 +258,17 @@ def test_a_move_that_the_spec_no_longer_wants_is_aborted(shop: Scene) -> None:
     }
     assert_whole(shop, "mv", ledger)
     assert leftovers(shop, "mv") == []
+
+
+def test_what_would_make_a_move_fail_is_in_the_plan_before_anything_is_started(shop: Scene) -> None:
+    with open_session(server(seat_of(shop, "mv-s0"), PostgresTimeouts())) as session:
+        session.execute("ALTER TABLE public.orders SET UNLOGGED")
+    retile(shop, *SPLIT)
+
+    refused = shop.look().plan.refusals
+
+    assert [(r.kind.code, r.problem) for r in refused] == [
+        ("PL116", "public.orders: it is unlogged, so it is not replicated")
+    ]
+    assert refused[0].remedy == "ALTER TABLE … SET LOGGED"
+    assert {shard.key.scope for shard in shop.seen("mv").shards} == {"mv-s0", "mv-s1"}

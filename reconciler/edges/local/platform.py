@@ -194,6 +194,11 @@ class LocalPlatform:
         """Return the psql of a major version. Raises PostgresMissing."""
         return str(Path(find_postgres(version).bin_dir) / "psql")
 
+    def free_bytes(self, _: ScopeKey) -> int | None:
+        """Return how much disk a shard has left: all of a home share one."""
+        with typed_os_errors(self._home.root):
+            return shutil.disk_usage(self._home.root).free
+
     def fence(self, token: FencingToken) -> None:
         """Refuse from now on every holder of a lower token. Raises FencedOff when this is lower."""
         self._token = token

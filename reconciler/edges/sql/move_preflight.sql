@@ -6,6 +6,9 @@ WITH wanted AS (
     JOIN pg_namespace n ON n.nspname = split_part(w.name, '.', 1)
     JOIN pg_class c ON c.relnamespace = n.oid AND n.nspname || '.' || c.relname = w.name
     LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = w.key AND NOT a.attisdropped
+), heaps AS (
+  SELECT oid FROM wanted
+  UNION SELECT t.relid FROM wanted w, pg_partition_tree(w.oid) t WHERE t.isleaf
 )
 SELECT json_build_object(
   'version', current_setting('server_version_num')::int,
@@ -19,7 +22,8 @@ SELECT json_build_object(
                   - (SELECT count(*) FROM pg_stat_subscription WHERE pid IS NOT NULL),
   'retry_ms', (SELECT setting::int FROM pg_settings WHERE name = 'wal_retrieve_retry_interval'),
   'keep_mb', (SELECT setting::bigint FROM pg_settings WHERE name = 'max_slot_wal_keep_size'),
-  'bytes', (SELECT coalesce(sum(pg_table_size(oid)), 0)::bigint FROM wanted),
+  'bytes', (SELECT coalesce(sum(pg_table_size(oid)), 0)::bigint FROM heaps),
+  'all_bytes', (SELECT coalesce(sum(pg_total_relation_size(oid)), 0)::bigint FROM heaps),
   'large_objects', (SELECT count(*) FROM (SELECT FROM pg_largeobject_metadata LIMIT 1) AS x),
   'prepared', (SELECT json_agg(gid ORDER BY gid) FROM pg_prepared_xacts),
   'long', (SELECT json_agg(format('%%s of %%s, for %%s s', pid, usename,
@@ -33,6 +37,9 @@ SELECT json_build_object(
       'unlogged', w.relpersistence <> 'p', 'identity', w.relreplident,
       'generated', coalesce(w.attgenerated, '') <> '',
       'parent', w.relkind = 'r' AND w.relhassubclass,
+      'foreign_parts', (SELECT json_agg(t.relid::regclass::text ORDER BY t.relid)
+                          FROM pg_partition_tree(w.oid) t JOIN pg_class p ON p.oid = t.relid
+                         WHERE p.relkind = 'f'),
       'primary', EXISTS (SELECT FROM pg_index i WHERE i.indrelid = w.oid AND i.indisprimary),
       -- resharding.md, 1.2: without the key in it, UPDATE and DELETE of the application fail.
       'identified', w.relreplident = 'f' OR EXISTS (

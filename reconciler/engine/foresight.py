@@ -1,0 +1,90 @@
+"""What a plan has to know before it begins a move of keys: whether the two shards allow it.
+
+Asked only where the difference holds a move that has not begun; all else costs nothing. The source
+is always asked; the target, and how the two fit, when it is there with all schema files.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+from reconciler.diff.changes import Difference, MoveKeys
+from reconciler.diff.diff import diff
+from reconciler.engine.observe import Eyes, login_of, observe, primary_of
+from reconciler.engine.ports import Mover
+from reconciler.model.access import Seat
+from reconciler.model.desired import Database, DesiredState
+from reconciler.model.errors import ReconcilerError
+from reconciler.model.moves import Preflight
+from reconciler.model.names import ScopeKey
+from reconciler.model.observed import Catalog, ObservedDatabase, ObservedState, Unseen
+from reconciler.model.routing import RoutingMap
+from reconciler.plan.moves import begin_move
+from reconciler.plan.steps_database import move_action
+
+
+def observe_and_diff(
+    eyes: Eyes, mover: Mover, desired: DesiredState
+) -> tuple[ObservedState, Difference]:
+    """Return what is there and what differs, with what is in the way of moves not begun."""
+    observed = observe(eyes, (database.key for database in desired.databases))
+    difference = diff(desired, observed)
+    begun = {(m.source_scope, m.target_scope, m.keys) for d in observed.databases for m in d.moves}
+    fresh = [
+        change
+        for change in difference.changes
+        if isinstance(change, MoveKeys)
+        and (change.source_scope, change.target_scope, change.keys) not in begun
+    ]
+    if not fresh:
+        return observed, difference
+    wanted = {database.key: database for database in desired.databases}
+    with ThreadPoolExecutor(eyes.parallel) as pool:
+        found = pool.map(lambda c: _preflight(eyes, mover, observed, wanted[c.database], c), fresh)
+        told = list(zip(fresh, found, strict=True))
+    databases = tuple(
+        replace(there, preflights=tuple(p for c, p in told if c.database == there.key))
+        for there in observed.databases
+    )
+    observed = replace(observed, databases=databases)
+    return observed, diff(desired, observed)
+
+
+def _preflight(
+    eyes: Eyes, mover: Mover, observed: ObservedState, database: Database, change: MoveKeys
+) -> Preflight:
+    there = observed.database(change.database)
+    assert there is not None  # noqa: S101  a move's keys come from its routing map
+    assert isinstance(there.routing, RoutingMap)  # noqa: S101
+    move = begin_move(move_action(change), there.routing, "")
+    where = (change.source_scope, change.target_scope, change.keys)
+    try:
+        source = _seat(eyes, there, change.source_scope)
+        if source is None:
+            silent = Unseen("postgres", str(change.source_scope), "not to be looked into")
+            return Preflight(*where, silent)
+        whole = all(_has_schema(there, scope, database) for scope in where[:2])
+        target = _seat(eyes, there, change.target_scope) if whole else None
+        return Preflight(*where, mover.preflight(move, source, target))
+    except ReconcilerError as error:
+        unseen = Unseen("postgres", error.subject, f"{error.code} {error.problem}")
+        return Preflight(*where, unseen)
+
+
+def _has_schema(there: ObservedDatabase, scope: ScopeKey, database: Database) -> bool:
+    shard = there.shard(scope)
+    if shard is None or not isinstance(shard.catalog, Catalog):
+        return False
+    return {f.name for f in shard.catalog.history} >= {f.name for f in database.schema}
+
+
+def _seat(eyes: Eyes, there: ObservedDatabase, scope: ScopeKey) -> Seat | None:
+    """Return how to reach a shard that was looked into, None for one that was not."""
+    shard = there.shard(scope)
+    if shard is None or not isinstance(shard.catalog, Catalog):
+        return None
+    primary = primary_of(shard.platform, shard.patroni)
+    if primary is None or not shard.catalog.database_present:
+        return None
+    return Seat(login_of(eyes.platform, shard.platform), primary, there.key.name)
