@@ -194,22 +194,31 @@ class RetireShard:
 
 @dataclass(frozen=True, slots=True)
 class DeleteDatabase:
-    """A database that this source applied and no longer holds."""
+    """A database that this source applied and no longer holds.
+
+    The versions are those of its map and record as they were read, 0 for one that is not there.
+    """
 
     database: DatabaseKey
     shards: tuple[ScopeKey, ...]
     deletion: Deletion
     bytes: int | None
+    routing_version: int = 0
+    record_version: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class RecordApplied:
-    """The last-applied record does not say what the spec says now, or where it stands."""
+    """The last-applied record does not say what the spec says now, or where it stands.
+
+    ``version`` is the record's as it was read, 0 when there is none.
+    """
 
     database: DatabaseKey
     digest: str
     deletion: Deletion
     file: str = ""
+    version: int = 0
 
 
 Change: TypeAlias = (

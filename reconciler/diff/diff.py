@@ -220,7 +220,8 @@ def _diff_record(
         or record.deletion != database.deletion
         or record.file != file
     ):
-        yield RecordApplied(database.key, database.digest, database.deletion, file)
+        version = record.version if record else 0
+        yield RecordApplied(database.key, database.digest, database.deletion, file, version)
 
 
 def _unreadable(record: AppliedRecord, desired: DesiredState) -> str:
@@ -271,6 +272,8 @@ def _diff_unwanted(seen: ObservedDatabase, desired: DesiredState) -> Iterator[Fi
                 "its spec is gone, and it is protected from deletion",
                 "put the spec back; to delete it, first apply `deletion: keepData` or `destroy`",
             )
+        case _ if isinstance(seen.routing, Unseen):
+            yield Standstill(seen.key, "the whole database", str(seen.routing), unseen=True)
         case _ if silent := sorted(key.scope for key in silent_shards(seen)):
             yield Standstill(
                 seen.key,
@@ -281,6 +284,8 @@ def _diff_unwanted(seen: ObservedDatabase, desired: DesiredState) -> Iterator[Fi
         case _:
             sizes = [s.catalog.bytes for s in seen.shards if not isinstance(s.catalog, Unseen)]
             total = sum(sizes) if len(sizes) == len(seen.shards) else None
+            routing_version = seen.routing.version if isinstance(seen.routing, RoutingMap) else 0
             yield DeleteDatabase(
-                seen.key, tuple(s.key for s in seen.shards), record.deletion, total
-            )
+                seen.key, tuple(s.key for s in seen.shards), record.deletion, total,
+                routing_version, record.version,
+            )  # fmt: skip

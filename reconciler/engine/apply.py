@@ -35,13 +35,14 @@ from reconciler.engine.problems import (
     ApplierGone,
     NothingSeen,
     PlanStale,
+    PlanUsed,
     PolicyDenies,
     PolicyHolds,
     StepBroken,
 )
-from reconciler.engine.records import APPLIER, OPERATIONS
+from reconciler.engine.records import APPLIER, OPERATIONS, PLANS
 from reconciler.engine.saved import what_moved
-from reconciler.model.access import FencedOff, Lease, LeaseHeld
+from reconciler.model.access import ConflictingWrite, FencedOff, Lease, LeaseHeld
 from reconciler.model.errors import ReconcilerError
 from reconciler.model.names import DatabaseKey
 from reconciler.model.observed import Catalog, ObservedShard
@@ -145,6 +146,10 @@ class Applier:
                     return
                 except ReconcilerError:
                     continue  # etcd is away for a moment; the lease decides, not this answer
+                except Exception as bug:
+                    # Without this thread the lease runs out in the middle of a step.
+                    self._give_up(StepBroken("lease", f"{type(bug).__name__}: {bug}"))
+                    return
 
         keeper = threading.Thread(target=keep, name="lease", daemon=True)
         keeper.start()
@@ -164,11 +169,18 @@ class Applier:
             try:
                 return store.acquire(APPLIER, self._world.actor, settings.lease_s)
             except LeaseHeld as error:
+                self._unless_used()
                 dead = self._world.is_gone(error.problem)
                 if not dead or waited > settings.lease_s + 5 or self._stop.is_set():
                     raise
                 self._world.clock.sleep(0.5)
                 waited += 0.5
+
+    def _unless_used(self) -> None:
+        """Raise PlanUsed for a saved plan that another apply is doing, or has done."""
+        plan, key = self._outlook.plan, PLANS + self._outlook.plan.digest
+        if self._single_use and key in self._world.eyes.store.read(key):
+            raise PlanUsed(plan.id, "is applied by another call", remedy="look: get operations")
 
     def _end_earlier(self) -> None:
         """End an apply that was cut off when nothing of it is left to do; leave one that runs."""
@@ -184,7 +196,8 @@ class Applier:
         A former applier may have been stopped with a statement in its hand for a shard that no step
         of this plan touches; without this, that statement would still pass when it goes on.
         """
-        eyes, wanted = self._world.eyes, {d.key for d in self._outlook.loaded.desired.databases}
+        eyes, desired = self._world.eyes, self._outlook.loaded.desired
+        wanted = {d.key for d in desired.databases if not d.suspend}
         shards = [
             shard
             for database in self._outlook.observed.databases
@@ -217,7 +230,11 @@ class Applier:
         plan, store, now = self._outlook.plan, self._world.eyes.store, self._now()
         journal = Journal(store, lease, f"{now:%Y%m%d-%H%M%S}-{lease.token}")
         resumed = supersede(store, lease, earlier, journal.id, now)
-        journal.open(plan, self._world.actor, now, single_use=self._single_use)
+        try:
+            journal.open(plan, self._world.actor, now, single_use=self._single_use)
+        except ConflictingWrite:
+            self._unless_used()
+            raise
         self._tell(ApplyStarted(now, plan, journal.id, resumed))
         return journal
 
@@ -310,20 +327,22 @@ class Applier:
         self._tell(StepFailed(self._now(), step, error))
 
     def _give_up(self, error: ReconcilerError) -> None:
-        """The lease is lost: begin nothing more."""
+        """The lease is lost, or not kept alive any more: begin nothing more."""
         self._lost = self._lost or error
         self._stop.set()
 
     def _close(self, progress: _Progress, journal: Journal, earlier: Operations) -> ApplyEnded:
         ended = self._ended(progress)
-        if self._lost:
+        if isinstance(self._lost, FencedOff):
             raise ApplierGone(
                 self._outlook.plan.id,
                 f"another apply took over: {self._lost.problem}",
                 remedy="look at it with `shardwright get operations`, then plan again",
             )
         result = "interrupted" if ended.interrupted else "failed" if ended.failed else "done"
-        journal.close(result, ended.at, earlier)
+        journal.close("failed" if self._lost else result, ended.at, earlier)
+        if self._lost:
+            raise self._lost
         return ended
 
     def _ended(self, progress: _Progress) -> ApplyEnded:

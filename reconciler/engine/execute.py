@@ -124,9 +124,9 @@ def perform(hands: Hands, action: Action, wait: Wait) -> None:  # noqa: C901  th
         case DestroyShard():
             hands.platform.destroy_shard(action.scope)
         case RemoveRouting():
-            hands.store.write({routing_key(action.database): (None, None)}, hands.lease)
+            _remove(hands, routing_key(action.database), action.version)
         case RemoveRecord():
-            hands.store.write({record_key(action.database): (None, None)}, hands.lease)
+            _remove(hands, record_key(action.database), action.version)
         case WriteRecord():
             _write_record(hands, action)
         case MoveKeyRange():
@@ -390,6 +390,12 @@ def _with_endpoints(routing: RoutingMap, shards: tuple[PlatformShard, ...]) -> R
     return replace(routing, owners=owners)
 
 
+def _remove(hands: Hands, key: str, version: int) -> None:
+    """Delete a record as it was seen; nothing is left to do when it is gone."""
+    if key in hands.store.read(key):
+        hands.store.write({key: (None, version)}, hands.lease)
+
+
 def _write_record(hands: Hands, action: WriteRecord) -> None:
     key = record_key(action.database)
     record = AppliedRecord(
@@ -403,7 +409,7 @@ def _write_record(hands: Hands, action: WriteRecord) -> None:
     )
     if _same_record(hands, key, action.database, record):
         return
-    hands.store.write({key: (encode_record(record), None)}, hands.lease)
+    hands.store.write({key: (encode_record(record), action.version)}, hands.lease)
 
 
 def _same_record(hands: Hands, key: str, database: DatabaseKey, record: AppliedRecord) -> bool:

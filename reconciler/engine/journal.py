@@ -29,6 +29,9 @@ from reconciler.plan.estimate import kind_of
 
 KEPT_OPERATIONS = 50
 """Ended operations that stay in etcd; older ones are removed when a later one ends."""
+KEPT_PLANS = 1000
+"""Saved plans that are remembered as used; older ones cannot be told from new ones, and the
+versions of all they saw have moved on since."""
 _BATCH = 100
 """Keys that are removed in one write; etcd allows 128 operations each."""
 KEPT_STEPS = 500
@@ -168,6 +171,7 @@ class Journal:
     head: dict[str, Any] = field(default_factory=dict)
     steps: dict[str, dict[str, Any]] = field(default_factory=dict)
     numbers: dict[str, int] = field(default_factory=dict)
+    single_use: bool = False
 
     def open(self, plan: Plan, actor: str, at: datetime, *, single_use: bool) -> None:
         """Write the head. A saved plan is marked as used in the same write, and only once.
@@ -187,6 +191,7 @@ class Journal:
         changes: dict[str, tuple[bytes | None, int | None]] = {
             self._key("head"): (_dump(self.head), 0)
         }
+        self.single_use = single_use
         if single_use:
             changes[PLANS + plan.digest] = (_dump({"operation": self.id}), 0)
         self.store.write(changes, self.lease)
@@ -224,6 +229,9 @@ class Journal:
         old = [o for o in earlier.all if o.result != "running"]
         gone += [f"{OPERATIONS}{o.id}/head" for o in old[: -(KEPT_OPERATIONS - 1) or None]]
         _end(self.store, self.lease, self._key("head"), self.head, gone)
+        if self.single_use:
+            used = sorted(self.store.read(PLANS).items(), key=lambda plan: plan[1].version)
+            _delete(self.store, self.lease, [key for key, _ in used[:-KEPT_PLANS]])
 
     def _write_step(self, step: Step) -> None:
         key = self._key(f"step/{self.numbers[step.id]:06}")

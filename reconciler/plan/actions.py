@@ -175,26 +175,32 @@ class DestroyShard:
 
 @dataclass(frozen=True, slots=True)
 class RemoveRouting:
-    """Take a database's routing map away, before its data is destroyed."""
+    """Take a database's routing map away, before its data is destroyed: the one of ``version``."""
 
     database: DatabaseKey
+    version: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class RemoveRecord:
-    """Take a database's last-applied record away: the last step of a deletion."""
+    """Take a database's last-applied record away, of ``version``: the last step of a deletion."""
 
     database: DatabaseKey
+    version: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class WriteRecord:
-    """Note what was applied, when all of it was, and which ``file`` of the source held it."""
+    """Note what was applied, when all of it was, and which ``file`` of the source held it.
+
+    It replaces the record of ``version``; 0: there is none yet.
+    """
 
     database: DatabaseKey
     digest: str
     deletion: Deletion
     file: str = ""
+    version: int = 0
 
 
 Action: TypeAlias = (

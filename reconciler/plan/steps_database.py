@@ -133,7 +133,7 @@ def delete(change: DeleteDatabase) -> Iterator[Ranked]:
         step = Step(
             f"{key}/unroute",
             key,
-            RemoveRouting(key),
+            RemoveRouting(key, change.routing_version),
             (),
             Risk.DATA_LOSS,
             "take the routing map away",
@@ -146,7 +146,7 @@ def delete(change: DeleteDatabase) -> Iterator[Ranked]:
     step = Step(
         f"{key}/forget",
         key,
-        RemoveRecord(key),
+        RemoveRecord(key, change.record_version),
         (),
         Risk.ONLINE,
         "forget what was applied",
@@ -161,7 +161,7 @@ def record_applied(change: RecordApplied) -> Ranked:
     step = Step(
         f"{change.database}/record",
         change.database,
-        WriteRecord(change.database, change.digest, change.deletion, change.file),
+        WriteRecord(change.database, change.digest, change.deletion, change.file, change.version),
         (),
         Risk.ONLINE,
         "note what was applied",

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from reconciler.engine import journal
+from reconciler.engine.problems import PlanUsed
+from reconciler.engine.records import APPLIER, PLANS
 from tests.e2e.scene import Scene, spec_text
 from tests.local_home import wait_for
 
@@ -112,3 +115,27 @@ def test_a_plan_does_not_rest_on_databases_of_other_sources(
 
     assert applied.code == 0, applied.told()
     wait_for(lambda: saved.steps() == [] or None, "nothing to do")
+
+
+def test_of_two_applies_of_one_saved_plan_the_second_is_told_so(
+    saved: Scene, plan: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both looked before either began: the one finds the plan in use, the other the lease too."""
+    outlook = saved.look()
+    key = PLANS + outlook.plan.digest
+    saved.etcd_put(key, b"{}")
+    with pytest.raises(PlanUsed, match="another call"):
+        saved.apply(outlook=outlook, single_use=True)
+    store = saved.world().eyes.store
+    lease = store.acquire(APPLIER, "another", 30)
+    with pytest.raises(PlanUsed, match="another call"):
+        saved.apply(outlook=outlook, single_use=True)
+    store.release(lease)
+    saved.etcd_put(key, None)
+
+    # Used plans are not kept for ever.
+    monkeypatch.setattr(journal, "KEPT_PLANS", 2)
+    for name in ("a", "b", "c"):
+        saved.etcd_put(PLANS + name, b"{}")
+    saved.apply(outlook=outlook, single_use=True)
+    assert store.read(PLANS).keys() == {PLANS + "c", key}

@@ -7,15 +7,27 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 
+from reconciler.engine.apply import Applier
 from reconciler.engine.execute import Hands, perform
-from reconciler.engine.problems import PlanStale
+from reconciler.engine.ports import Store
+from reconciler.engine.problems import PlanStale, StepBroken
 from reconciler.engine.records import APPLIER
-from reconciler.model.access import FencedOff, LeaseHeld
-from reconciler.plan.actions import Configure, Plan, RunSchemaFile, WriteRecord
-from tests.e2e.scene import TWO, Scene, spec_text
+from reconciler.model.access import ConflictingWrite, FencedOff, Lease, LeaseHeld
+from reconciler.model.desired import Deletion
+from reconciler.plan.actions import (
+    Action,
+    Configure,
+    Plan,
+    RemoveRecord,
+    RemoveRouting,
+    RunSchemaFile,
+    WriteRecord,
+)
+from tests.e2e.scene import TWO, Scene, key_of, spec_text
 from tests.local_home import wait_for
 
 pytestmark = pytest.mark.platform
@@ -101,6 +113,67 @@ def test_nothing_of_an_applier_that_lost_its_lease_lands(pair: Scene) -> None:
             hands.platform.stop_shard(key)
     after = (pair.state("pair"), pair.world().eyes.store.read("/shardwright/v1/databases/"))
     assert after == before
+
+
+def test_a_record_that_changed_since_it_was_seen_is_neither_removed_nor_replaced(
+    pair: Scene,
+) -> None:
+    plan, key = pair.look().plan, key_of("pair")
+    records = pair.world().eyes.store.read("/shardwright/v1/databases/")
+    versions = {k.rpartition("/")[2]: item.version for k, item in records.items()}
+    stale: tuple[Action, ...] = (
+        RemoveRouting(key, versions["routing"] - 1), RemoveRecord(key, versions["record"] - 1),
+        WriteRecord(key, "other", Deletion.DESTROY, "x.yaml", versions["record"] - 1),
+        WriteRecord(key, "other", Deletion.DESTROY, "x.yaml"),
+    )  # fmt: skip
+    with _old_hands(pair, plan) as hands:
+        for action in stale:
+            with pytest.raises(ConflictingWrite):
+                perform(hands, action, lambda _: None)
+        hands.store.release(hands.lease)
+    assert pair.world().eyes.store.read("/shardwright/v1/databases/") == records
+
+
+def test_nothing_of_a_suspended_database_is_touched_not_even_its_fence(pair: Scene) -> None:
+    def fences() -> list[tuple[object, ...]]:
+        return pair.sql("pair", "select xmin::text, ctid::text, * from shardwright.fencing")
+
+    text = (pair.specs / "pair.yaml").read_text()
+    before = fences()
+    lease = pair.world().eyes.store.acquire(APPLIER, "test", 30)
+    try:
+        for suspend, touched in ((True, False), (False, True)):
+            pair.write("pair", f"{text.rstrip()}\n  suspend: {str(suspend).lower()}\n")
+            applier = Applier(pair.world(), pair.look(), lambda _: None, threading.Event(), False)
+            applier._fence_shards(lease)
+            assert (fences() != before) is touched
+    finally:
+        pair.world().eyes.store.release(lease)
+        pair.write("pair", text)
+
+
+class _NoKeeper:
+    """The real store, whose leases are kept alive by the steps alone: the keeper meets a bug."""
+
+    def __init__(self, real: Store) -> None:
+        self._real = real
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+    def keep_alive(self, lease: Lease) -> None:
+        if threading.current_thread().name == "lease":
+            raise RuntimeError("a bug in the keeper")
+        self._real.keep_alive(lease)
+
+
+def test_an_applier_that_cannot_keep_its_lease_stops_and_says_why(scene: Scene) -> None:
+    scene.write("keeper")
+    with pytest.raises(StepBroken, match="a bug in the keeper"):
+        scene.apply(scene.storing(_NoKeeper))
+    assert scene.operations()[-1].result == "failed"
+    scene.settle_members("keeper")  # Patroni goes on without us
+    scene.applied()
 
 
 def test_an_applier_stopped_beyond_its_lease_ends_without_a_further_write(scene: Scene) -> None:
