@@ -9,9 +9,14 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from msgspec import UNSET
 
 from reconciler.model.errors import Position, ReconcilerError
+
+if TYPE_CHECKING:
+    from reconciler.spec.manifest_other import Source as WrittenSource
 
 ENVIRONMENT_PREFIX = "SHARDWRIGHT_"
 
@@ -26,10 +31,41 @@ class SettingInvalid(ReconcilerError):
     code = "CL201"
 
 
+class SourceNotVerified(ReconcilerError):
+    """A source in the configuration is only to be believed when its commits are signed.
+
+    Signatures are not checked yet. To read the source all the same would be to believe anybody.
+    """
+
+    code = "CL203"
+
+
 class ConfigUnreadable(ReconcilerError):
     """The file given with --config cannot be read, or holds no ReconcilerConfig."""
 
     code = "CL202"
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where specs come from by the configuration: a folder, or a path in a Git repository.
+
+    ``ref`` is a full name (``refs/heads/main``) or a commit, empty for the default branch.
+    ``waits`` are what it also asks for and what only the daemon will do; ``verified`` says that its
+    commits have to be signed.
+    """
+
+    path: str
+    git: str = ""
+    ref: str = ""
+    waits: tuple[str, ...] = ()
+    verified: bool = False
+
+    def __str__(self) -> str:
+        if not self.git:
+            return self.path
+        ref = f"@{self.ref.removeprefix('refs/heads/').removeprefix('refs/tags/')}"
+        return f"{self.git}{ref if self.ref else ''}{f'//{self.path}' if self.path != '.' else ''}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +79,9 @@ class Settings:
     ``answer_s``: how long one question to etcd, Patroni or PostgreSQL may take (0.1 to 60).
     ``start_s``: how long new or restarted members may take until they are healthy (1 to 86400).
     ``lease_s``: how long the applier's lease outlives an applier that died (5 to 300).
+    ``sources``: where specs come from when neither -f nor --git says it; only in the file.
+    ``etcd``: addresses of another etcd than the platform's own; only in the file.
+    ``interval``: how often the daemon looks at everything; only in the file.
     ``origins``: where each value came from, by name.
     """
 
@@ -53,13 +92,30 @@ class Settings:
     answer_s: float = 5.0
     start_s: float = 180.0
     lease_s: int = 10
+    sources: tuple[Source, ...] = ()
+    etcd: tuple[str, ...] = ()
+    interval: str = "30s"
     origins: tuple[tuple[str, str], ...] = field(default=(), compare=False)
 
     def origin(self, name: str) -> str:
         """Return where a value came from: flag, environment, a file's path, or default."""
         return dict(self.origins).get(name, "default")
 
+    @property
+    def without_effect(self) -> tuple[tuple[str, str], ...]:
+        """What the file sets and nothing follows yet: (name, why)."""
+        found = []
+        if self.etcd:
+            found.append(("etcd", f"the {self.platform} platform runs its own"))
+        if "interval" in dict(self.origins):
+            found.append(("interval", NO_DAEMON))
+        waiting = [source for source in self.sources if source.waits]
+        found += [("sources", f"{' and '.join(s.waits)} of {s}: {NO_DAEMON}") for s in waiting]
+        return tuple(found)
 
+
+NO_DAEMON = "there is no daemon yet; plan and apply look when they are called"
+_ONLY_IN_FILE = ("sources", "etcd", "interval")
 _BOUNDS: dict[str, tuple[float, float]] = {
     "parallel": (1, 64),
     "observe_parallel": (1, 256),
@@ -95,11 +151,11 @@ def load(
         variable = ENVIRONMENT_PREFIX + name.upper()
         if name in flags:
             values[name], origins[name] = flags[name], "flag"
-        elif environ.get(variable):
+        elif environ.get(variable) and name not in _ONLY_IN_FILE:
             values[name], origins[name] = environ[variable], f"environment {variable}"
         elif name in written:
             values[name], origins[name] = written[name], f"file {file}"
-        if name in origins:
+        if name in origins and name not in _ONLY_IN_FILE:
             values[name] = _checked(name, str(values[name]), origins[name])
     values["home"] = os.path.abspath(os.path.expanduser(values["home"]))
     return Settings(**values, origins=tuple(sorted(origins.items())))
@@ -148,5 +204,26 @@ def _from_file(file: Path) -> dict[str, Any]:
             remedy="see specs.md, or leave --config out",
             where=Position(str(file)),
         )
-    found: dict[str, Any] = {"platform": config.spec.platform}
-    return {name: value for name, value in found.items() if value}
+    spec = config.spec
+    found: dict[str, Any] = {
+        "platform": spec.platform,
+        "sources": tuple(_source(one, file.absolute().parent) for one in spec.sources),
+        "etcd": tuple(spec.etcd.endpoints) if spec.etcd else UNSET,
+        "interval": spec.interval,
+    }
+    return {name: value for name, value in found.items() if value is not UNSET}
+
+
+def _source(source: WrittenSource, folder: Path) -> Source:
+    """Return a source as written; a relative path in it begins at the file's folder."""
+    git = source.git
+    if git is UNSET:
+        named = source.folder or source.config_map
+        return Source(str(folder / named.path) if named else str(folder))
+    ref = git.commit or ""
+    for kind, name in (("heads", git.branch), ("tags", git.tag)):
+        ref = f"refs/{kind}/{name}" if name else ref
+    url = str(folder / git.url) if git.url.startswith(".") else git.url
+    asked = {"webhook": git.webhook, "interval": git.interval is not UNSET}
+    waits = tuple(name for name, is_asked in asked.items() if is_asked)
+    return Source(git.path, url, ref, waits, verified=git.verify is not UNSET)

@@ -77,9 +77,14 @@ def fetch(request: SourceRequest) -> Documents:
     from reconciler.edges.git import work_tree_revision
 
     if request.git:
-        from reconciler.edges.git import GitCache, GitReference, parse_address, read_repository
+        from reconciler.edges.git import GitCache, GitReference, read_repository
+        from reconciler.edges.git_address import parse_address
 
         reference = GitReference("any", request.ref) if request.ref else GitReference()
+        if request.ref.startswith("refs/heads/"):
+            reference = GitReference("branch", request.ref.removeprefix("refs/heads/"))
+        elif request.ref.startswith("refs/tags/"):
+            reference = GitReference("tag", request.ref.removeprefix("refs/tags/"))
         cache = GitCache(cache_folder() / "git")
         return read_repository(parse_address(request.git), reference, request.path, cache)
     from reconciler.edges.folder import read_folder

@@ -14,7 +14,7 @@ import click
 from reconciler.cli.lazy import command
 from reconciler.cli.plan import CHANGES, DENIED, HELD, STALE, exit_code, show, tell_warnings
 from reconciler.cli.session import Session, output_option
-from reconciler.cli.source import Where, load, require, source_options
+from reconciler.cli.source import Where, chosen, load, source_options
 from reconciler.cli.terminal import style_for, tell_line
 
 if TYPE_CHECKING:
@@ -69,7 +69,9 @@ def apply(
         if where:
             raise click.UsageError("a saved plan knows its source; leave -f and --git out")
         saved, where = _opened(plan_file)
-    call = _Call(session, require(where), plan_file or "", yes, detailed_exitcode, quiet, output)
+    call = _Call(
+        session, chosen(where, session), plan_file or "", yes, detailed_exitcode, quiet, output
+    )
     try:
         return _apply(call, saved)
     except Exception as error:
@@ -87,7 +89,7 @@ def _opened(plan_file: str) -> tuple[SavedPlan, Where]:
     from reconciler.cli.files import read_all
     from reconciler.engine.saved import BYTES_MAX, decode_saved
 
-    saved = decode_saved(read_all(Path(plan_file))[: BYTES_MAX + 1], plan_file)
+    saved = decode_saved(read_all(Path(plan_file), BYTES_MAX), plan_file)
     return saved, _pinned(saved.request, saved.revision)
 
 

@@ -9,7 +9,7 @@ import click
 
 from reconciler.cli.lazy import LazyCommand, LazyGroup, command
 from reconciler.cli.session import Session, output_option
-from reconciler.cli.terminal import style_for, write
+from reconciler.cli.terminal import style_for, tell_line, write
 
 
 @click.group(
@@ -36,14 +36,25 @@ def show(session: Session, output: str) -> None:
     """
     settings = session.settings()
     names = [one.name for one in fields(settings) if one.name != "origins"]
-    rows = [(name, getattr(settings, name), settings.origin(name)) for name in names]
+    rows = [(name, _plain(getattr(settings, name)), settings.origin(name)) for name in names]
     if output == "json":
         import json
 
         values = {name: {"value": value, "origin": origin} for name, value, origin in rows}
-        write(json.dumps(values, indent=2))
+        waiting = [{"name": name, "reason": why} for name, why in settings.without_effect]
+        write(json.dumps({**values, "withoutEffect": waiting}, indent=2))
         return
     from reconciler.cli.table import table
 
-    texts = [(name, str(value), origin) for name, value, origin in rows]
+    texts = [(name, _text(value), origin) for name, value, origin in rows]
     write(table(("NAME", "VALUE", "FROM"), texts, style_for(sys.stdout)))
+    for name, why in settings.without_effect:
+        tell_line(f"without effect: {name}: {why}", "warn")
+
+
+def _plain(value: object) -> object:
+    return [str(one) for one in value] if isinstance(value, tuple) else value
+
+
+def _text(value: object) -> str:
+    return ", ".join(value) or "none" if isinstance(value, list) else str(value)

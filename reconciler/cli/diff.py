@@ -9,7 +9,7 @@ import click
 
 from reconciler.cli.lazy import command
 from reconciler.cli.session import Session, output_option, session_of
-from reconciler.cli.source import Where, load, source_options
+from reconciler.cli.source import Where, chosen, load, source_options
 from reconciler.cli.terminal import style_for, tell_line, write
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def diff(ctx: click.Context, where: Where, output: str) -> int:
     from reconciler.engine import loop
     from reconciler.wiring import open_world
 
-    loaded = load(where)
+    loaded = load(chosen(where, session))
     outlook = loop.look(open_world(session.settings()), loaded)
     found = differences_of(outlook.difference.changes)
     locate = place_text(loaded.locate)

@@ -10,7 +10,7 @@ import click
 
 from reconciler.cli.lazy import command
 from reconciler.cli.session import Session, output_option
-from reconciler.cli.source import Where, load, source_options
+from reconciler.cli.source import Where, chosen, load, source_options
 from reconciler.cli.terminal import style_for, width_of, write
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ def plan(
     from reconciler.engine import loop
     from reconciler.wiring import open_world
 
+    where = chosen(where, session)
     loaded = load(where)
     settings = session.settings()
     world = open_world(settings)

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
+    from reconciler.cli.session import Session
     from reconciler.engine.saved import SourceRequest
+    from reconciler.settings import Settings
     from reconciler.spec.documents import Documents
     from reconciler.spec.loaded import Loaded
 
@@ -82,6 +84,38 @@ def require(where: Where) -> Where:
     if not where:
         raise click.UsageError("say where the specs are: -f PATH, or --git URL")
     return where
+
+
+def chosen(where: Where, session: Session) -> Where:
+    """Return the source that was named, or the one of the configuration file.
+
+    Raises SourceNotVerified for one whose signatures would have to be checked.
+    """
+    settings = session.settings() if not where else None
+    if settings is None or not settings.sources:
+        return require(where)
+    if len(settings.sources) > 1:
+        there = ", ".join(str(source) for source in settings.sources)
+        raise click.UsageError(f"there are several sources; name one with -f or --git: {there}")
+    (source,) = settings.sources
+    _tell_without_effect(settings)
+    if source.verified:
+        from reconciler.settings import SourceNotVerified
+
+        raise SourceNotVerified(
+            f"source {source}", "its commits have to be signed, and that is not checked yet",
+            remedy="check them yourself (git verify-commit), and name the source with --git",
+        )  # fmt: skip
+    if source.git:
+        return Where(git=source.git, ref=source.ref, subpath=source.path)
+    return Where(path=source.path)
+
+
+def _tell_without_effect(settings: Settings) -> None:
+    from reconciler.cli.terminal import tell_line
+
+    for name, why in settings.without_effect:
+        tell_line(f"without effect: {name}: {why}", "warn")
 
 
 def fetch(where: Where) -> Documents:

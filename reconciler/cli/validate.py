@@ -9,7 +9,7 @@ import click
 
 from reconciler.cli.lazy import command
 from reconciler.cli.session import Session, output_option
-from reconciler.cli.source import Where, fetch, require, source_options
+from reconciler.cli.source import Where, chosen, fetch, source_options
 from reconciler.cli.terminal import style_for, write
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def validate(session: Session, where: Where, output: str, quiet: bool) -> int:
     Every problem of all files is told at once. Files of other tools in the same folder are left
     alone and counted.
     """
-    documents = fetch(require(where))
+    documents = fetch(chosen(where, session))
     loaded, problems = _checked(documents)
     warnings = loaded.warnings if loaded else ()
     if output == "json":

@@ -102,7 +102,9 @@ class GitSource(Part, frozen=True, kw_only=True):
         UNSET
     )
     path: Annotated[str, Meta(description="Folder or file in the repository.")] = "."
-    interval: Annotated[Duration, Meta(description="How often it is asked for news.")] = "60s"
+    interval: Annotated[
+        Duration | UnsetType, Meta(description="How often it is asked for news. Default 60s.")
+    ] = UNSET
     webhook: Annotated[
         bool, Meta(description="Whether a push event of the forge triggers a look at once.")
     ] = False
@@ -147,12 +149,14 @@ class ReconcilerSpec(Part, frozen=True, kw_only=True):
     etcd: Annotated[
         EtcdSpec | UnsetType, Meta(description="Where the routing map and the journal live.")
     ] = UNSET
-    platform: Annotated[Literal["local", "kubernetes"], Meta(description="Where shards run.")] = (
-        "local"
-    )
+    platform: Annotated[
+        Literal["local", "kubernetes"] | UnsetType,
+        Meta(description="Where shards run. Default local."),
+    ] = UNSET
     interval: Annotated[
-        Duration, Meta(description="How often everything is looked at, changed or not.")
-    ] = "30s"
+        Duration | UnsetType,
+        Meta(description="How often everything is looked at, changed or not. Default 30s."),
+    ] = UNSET
 
 
 class ReconcilerConfig(Part, frozen=True, kw_only=True):
