@@ -70,6 +70,15 @@ class Metadata(Part, frozen=True, kw_only=True):
     ] = field(default_factory=dict)
 
 
+class SecretRef(Part, frozen=True, kw_only=True):
+    """A value that something else keeps."""
+
+    name: Annotated[
+        str, Meta(description="Name of the Secret, in the database's namespace.", min_length=1)
+    ]
+    key: Annotated[str, Meta(description="Which of its entries.", min_length=1)] = "password"
+
+
 class Passwords(Part, frozen=True, kw_only=True):
     """The passwords that Shardwright generates and keeps; none is ever written in a spec."""
 
@@ -82,6 +91,13 @@ class Passwords(Part, frozen=True, kw_only=True):
             le=1_000_000,
         ),
     ] = 1
+    secret_ref: Annotated[
+        SecretRef | UnsetType,
+        Meta(
+            description="The Secret that holds the application role's password, instead of a "
+            "generated one. Refused on the local platform, which keeps no Secrets."
+        ),
+    ] = UNSET
 
 
 class Postgres(Part, frozen=True, kw_only=True):

@@ -29,6 +29,7 @@ from reconciler.spec.problems import Problems, quoted
 from reconciler.spec.quantities import duration_ms, ratio
 from reconciler.spec.schemafiles import SchemaTree, find_schema_files
 from reconciler.spec.shards import Context, own_shards
+from reconciler.spec.tables import table_problems
 
 PAUSE_MS_MIN, PAUSE_MS_MAX = 1, 60_000
 ROLLBACK_MS_MAX = 90 * 86_400_000
@@ -55,6 +56,16 @@ class UnsupportedVersion(ReconcilerError):
     code = "SP107"
 
 
+class SecretNotKept(ReconcilerError):
+    """A password is referenced on a platform that keeps no Secrets.
+
+    The local platform generates the passwords into files of mode 0600 below its home. A generated
+    one in the place of the referenced one would lock out whoever holds that.
+    """
+
+    code = "SP121"
+
+
 class NoShardedTable(ReconcilerError):
     """No table is declared to be sharded."""
 
@@ -74,10 +85,14 @@ def resolve_database(
         if spec.schema is not UNSET
         else ()
     )
+    _refuse_secret(manifest, context)
+    sharding = _sharding(spec.sharding, context)
+    for where, error in table_problems(schema, place.file.rpartition("/")[0], sharding):
+        problems.add(where, error)
     database = Database(
         key=DatabaseKey(Namespace(manifest.metadata.namespace), DatabaseName(context.database)),
         version=spec.postgres.version,
-        sharding=_sharding(spec.sharding, context),
+        sharding=sharding,
         shards=own_shards(manifest, context),
         place=place,
         labels=tuple(sorted(manifest.metadata.labels.items())),
@@ -89,6 +104,15 @@ def resolve_database(
         suspend=spec.suspend,
     )
     return replace(database, digest=digest_of(database))
+
+
+def _refuse_secret(manifest: ShardedDatabase, context: Context) -> None:
+    secret = manifest.spec.postgres.passwords.secret_ref
+    if secret is not UNSET:
+        problem = f"the local platform keeps no Secrets, so {secret.name}/{secret.key} is not there"
+        remedy = "leave secretRef out: passwords are generated, and rotated by generation"
+        place = context.spec_place.at("postgres", "passwords", "secretRef")
+        context.problems.add(place, SecretNotKept(context.database, problem, remedy=remedy))
 
 
 def _check_version(version: str, context: Context) -> bool:

@@ -70,6 +70,7 @@ spec:
   sharding:
     type: bigint
     tables: {{customers: id, orders: customer_id}}
+    reference: [notes, more, half, lost, big]
   defaults: {{instances: {instances}, synchronous: {str(synchronous).lower()}}}
   shards:
 {listed}

@@ -322,7 +322,7 @@ def test_databases_come_sorted_by_key() -> None:
 def test_what_no_shard_could_run_is_told_where_it_stands_in_the_schema_file() -> None:
     found = problems(
         with_files("'*.sql'"),
-        a=b"CREATE TABLE a ();\nCOMMIT;\n",
+        a=b"CREATE TABLE countries ();\nCOMMIT;\n",
         b=b"-- shardwright: no-transaction\nSELECT 1;\n  SELECT 2;\n",
         c=b"CREATE FUNCTION f() RETURNS int BEGIN ATOMIC SELECT 1; END; -- COMMIT;\nSAVEPOINT s;",
     )
@@ -343,3 +343,17 @@ def test_a_bad_shard_key_type_does_not_hide_overlaps_and_parameters(written: str
     assert any(problem.startswith("SP102") for problem in found)
     assert any(problem.startswith("SP113") for problem in found)
     assert any("sharding" in problem for problem in found)
+
+
+def test_a_referenced_secret_is_refused_by_name_where_nothing_keeps_it() -> None:
+    text = GOOD.replace(
+        "    parameters:", "    passwords: {secretRef: {name: shop-app}}\n    parameters:"
+    )
+    assert problems(text) == [
+        "SP121 a.yaml:8:17  shop: the local platform keeps no Secrets, so shop-app/password is not "
+        "there\n      try: leave secretRef out: passwords are generated, and rotated by generation"
+    ]
+    (misspelt,) = problems(text.replace("secretRef", "secretref"))
+    assert 'did you mean "secretRef"?' in misspelt
+    unnamed, *_ = problems(text.replace("name: shop-app", "file: /run/secrets/app"))
+    assert unnamed.startswith("SP02")

@@ -1,0 +1,291 @@
+"""Which tables the schema files make, and whether the spec says of each where its rows live.
+
+Decided is what a statement says by itself: ``CREATE TABLE`` (also inside ``CREATE SCHEMA``),
+``CREATE TABLE AS`` and ``SELECT INTO``, and what later statements of the files make of it: renamed,
+moved to another schema, dropped, attached to or detached from a partitioned table. A partition goes
+where its parent goes, so only the parent has to be declared; a child by ``INHERITS`` is a table of
+its own, because triggers are not inherited. A name without a schema is in public, or in the schema
+that the file's own ``SET search_path`` names first. Temporary and foreign tables and views hold no
+rows of a shard.
+
+Not decided, and left to the look at the real catalogs, which tells of them in a plan: what ``DO``
+blocks, functions and extensions make, statements that the parser does not know, and names without a
+schema after ``set_config('search_path', …)``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any, TypeAlias, assert_never
+
+from reconciler.model.desired import SchemaFile, Sharding
+from reconciler.model.errors import Position, ReconcilerError
+from reconciler.spec.statements import Statement, line_and_column, split
+
+_Node: TypeAlias = dict[str, Any]
+_DEFAULT_SCHEMA = "public"
+_DECLARABLE = re.compile(r"[a-z_][a-z0-9_$]{0,62}\.[a-z_][a-z0-9_$]{0,62}")
+
+
+class UndeclaredTable(ReconcilerError):
+    """A schema file makes a table of which the spec does not say where its rows live.
+
+    Rows of a sharded table are kept apart by their shard key; a reference table is whole on every
+    shard. Of a table that is neither, nobody could find a row again, or move it with its keys.
+    """
+
+    code = "SP119"
+
+
+class ShardKeyNotThere(ReconcilerError):
+    """A table is declared to be sharded by a column that it is not made with."""
+
+    code = "SP120"
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """A table was made. ``columns`` is None where they cannot be told: by AS, LIKE, INHERITS."""
+
+    table: str
+    offset: int
+    columns: frozenset[str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Gone:
+    """A table is no longer one of its own: dropped, or a partition now."""
+
+    table: str
+
+
+@dataclass(frozen=True, slots=True)
+class _SchemaGone:
+    schema: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Renamed:
+    table: str
+    new: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Column:
+    """A column came, went, or both."""
+
+    table: str
+    came: str = ""
+    went: str = ""
+
+
+_Effect: TypeAlias = _Made | _Gone | _SchemaGone | _Renamed | _Column
+
+
+def table_problems(
+    files: Iterable[SchemaFile], folder: str, sharding: Sharding
+) -> Iterator[tuple[Position, ReconcilerError]]:
+    """Yield SP119 and SP120, each where the table is made; file names are below ``folder``."""
+    keys = {table.name: table.key for table in sharding.tables}
+    for made, file in _tables_after(files):
+        error: ReconcilerError | None = None
+        if made.table in keys:
+            if made.columns is not None and keys[made.table] not in made.columns:
+                error = _no_key(made, keys[made.table])
+        elif made.table not in sharding.reference:
+            error = _undeclared(made, tuple(keys.values()))
+        if error:
+            at = line_and_column(file.text, made.offset)
+            yield Position(f"{folder}/{file.name}" if folder else file.name, *at), error
+
+
+def _shown(table: str) -> str:
+    return table.removeprefix(f"{_DEFAULT_SCHEMA}.")
+
+
+def _no_key(made: _Made, key: str) -> ShardKeyNotThere:
+    problem = f"it is sharded by {key}, and has no such column"
+    there = ", ".join(sorted(made.columns or ())) or "no columns"
+    remedy = f"in sharding.tables name the column that its shard follows from; it has {there}"
+    return ShardKeyNotThere(f"table {_shown(made.table)}", problem, remedy=remedy)
+
+
+def _undeclared(made: _Made, keys: tuple[str, ...]) -> UndeclaredTable:
+    name = _shown(made.table)
+    problem = "it has no shard key and is not declared a reference table"
+    key = next((key for key in keys if key in (made.columns or ())), "its_key_column")
+    remedy = f"in sharding add to tables: {{{name}: {key}}}, or to reference: [{name}]"
+    if not _DECLARABLE.fullmatch(made.table):
+        remedy = "name it in lower-case letters, digits and _, and declare it in sharding"
+    return UndeclaredTable(f"table {name}", problem, remedy=remedy)
+
+
+def _tables_after(files: Iterable[SchemaFile]) -> list[tuple[_Made, SchemaFile]]:
+    """Return the tables that are there after all files, each with the file that made it."""
+    there: dict[str, tuple[_Made, SchemaFile]] = {}
+    for file in files:
+        for effect in _effects(file.text):
+            _take(there, effect, file)
+    return list(there.values())
+
+
+def _take(there: dict[str, tuple[_Made, SchemaFile]], effect: _Effect, file: SchemaFile) -> None:
+    match effect:
+        case _Made():
+            there.setdefault(effect.table, (effect, file))
+        case _Gone():
+            there.pop(effect.table, None)
+        case _SchemaGone():
+            for table in [t for t in there if t.startswith(f"{effect.schema}.")]:
+                del there[table]
+        case _Renamed():
+            if found := there.pop(effect.table, None):
+                there[effect.new] = (replace(found[0], table=effect.new), found[1])
+        case _Column():
+            if (found := there.get(effect.table)) and found[0].columns is not None:
+                columns = (found[0].columns | {effect.came}) - {effect.went}
+                there[effect.table] = (replace(found[0], columns=columns), found[1])
+        case _:
+            assert_never(effect)
+
+
+@lru_cache(maxsize=1024)
+def _effects(text: str) -> tuple[_Effect, ...]:
+    """Return what a file does to tables. Kept: many databases of a source have the same files."""
+    reading = _Reading()
+    return tuple(effect for statement in split(text) for effect in reading.read(statement))
+
+
+_QUERYING = frozenset(("select", "with", "values", "table"))
+
+
+def _may_matter(statement: Statement) -> bool:
+    """Tell whether a statement is worth the parser: most of a schema's are about other things."""
+    match statement.words:
+        case ("create", *rest):
+            return bool({"table", "schema"} & set(rest))
+        case ("alter" | "drop", kind, *_):
+            return kind in ("table", "schema")
+        case ("set" | "reset", *rest):
+            return bool({"search_path", "all"} & set(rest))
+        case (first, *_) if first in _QUERYING:
+            lowered = statement.text.lower()
+            return "into" in lowered or "search_path" in lowered
+    return False
+
+
+class _Reading:
+    """Reads the statements of one file in order, and remembers the search path they leave."""
+
+    def __init__(self) -> None:
+        self._schema: str | None = _DEFAULT_SCHEMA
+
+    def read(self, statement: Statement) -> Iterator[_Effect]:
+        """Yield what a statement does to tables; nothing when the parser does not know it."""
+        if not _may_matter(statement):
+            return
+        import pgparse  # only who has schema files needs it
+
+        try:
+            (tree,) = pgparse.parse(statement.text)
+            ((kind, body),) = tree["stmt"].items()
+        except (pgparse.PGQueryError, ValueError, RecursionError):
+            return
+        if statement.words[0] in _QUERYING and "search_path" in statement.text.lower():
+            self._schema = None
+        source = statement.text.encode()
+        for effect in self._of(kind, body):
+            if isinstance(effect, _Made):  # the parser counts bytes
+                ahead = len(source[: effect.offset].decode(errors="replace"))
+                yield replace(effect, offset=statement.offset + ahead)
+            else:
+                yield effect
+
+    def _of(self, kind: str, body: _Node) -> Iterator[_Effect]:  # noqa: C901  a dispatch table
+        match kind:
+            case "CreateStmt":
+                yield from self._create(body)
+            case "CreateTableAsStmt" if body.get("objtype") == "OBJECT_TABLE":
+                yield from self._made(body["into"]["rel"], None)
+            case "SelectStmt" if into := body.get("intoClause"):
+                yield from self._made(into["rel"], None)
+            case "CreateSchemaStmt":
+                outer, self._schema = self._schema, body.get("schemaname")
+                for element in body.get("schemaElts", ()):
+                    if "CreateStmt" in element:
+                        yield from self._create(element["CreateStmt"])
+                self._schema = outer
+            case "DropStmt":
+                yield from self._drop(body)
+            case "RenameStmt":
+                yield from self._rename(body)
+            case "AlterObjectSchemaStmt" if table := self._name(body.get("relation", {})):
+                yield _Renamed(table, f"{body['newschema']}.{table.partition('.')[2]}")
+            case "AlterTableStmt" if table := self._name(body.get("relation", {})):
+                for command in body.get("cmds", ()):
+                    yield from self._alter(table, command["AlterTableCmd"])
+            case "VariableSetStmt" if body.get("name", "search_path") == "search_path":
+                self._schema = _first_schema(body)
+
+    def _name(self, relation: _Node) -> str:
+        """Return a table's full name; an empty text for a temporary one and for an unknown one."""
+        schema = relation.get("schemaname") or self._schema
+        temporary = relation.get("relpersistence") == "t" or str(schema).startswith("pg_temp")
+        return "" if temporary or schema is None else f"{schema}.{relation['relname']}"
+
+    def _made(self, relation: _Node, columns: frozenset[str] | None) -> Iterator[_Made]:
+        if table := self._name(relation):
+            yield _Made(table, relation.get("location", 0), columns)
+
+    def _create(self, body: _Node) -> Iterator[_Effect]:
+        if "partbound" in body:
+            return
+        elements = body.get("tableElts", ())
+        columns = frozenset(e["ColumnDef"]["colname"] for e in elements if "ColumnDef" in e)
+        whole = "inhRelations" not in body and "ofTypename" not in body
+        whole = whole and not any("TableLikeClause" in element for element in elements)
+        yield from self._made(body["relation"], columns if whole else None)
+
+    def _drop(self, body: _Node) -> Iterator[_Effect]:
+        for item in body["objects"]:
+            if body["removeType"] == "OBJECT_SCHEMA":
+                yield _SchemaGone(item["String"]["sval"])
+            elif body["removeType"] == "OBJECT_TABLE":
+                *schema, name = (part["String"]["sval"] for part in item["List"]["items"])
+                if table := self._name({"relname": name, "schemaname": "".join(schema[-1:])}):
+                    yield _Gone(table)
+
+    def _rename(self, body: _Node) -> Iterator[_Effect]:
+        if body["renameType"] == "OBJECT_SCHEMA":  # its tables go out of sight with it
+            yield _SchemaGone(body["subname"])
+            return
+        table = self._name(body["relation"]) if "relation" in body else ""
+        if not table:
+            return
+        if body["renameType"] == "OBJECT_TABLE":
+            yield _Renamed(table, f"{table.partition('.')[0]}.{body['newname']}")
+        elif body["renameType"] == "OBJECT_COLUMN":
+            yield _Column(table, body["newname"], body["subname"])
+
+    def _alter(self, table: str, command: _Node) -> Iterator[_Effect]:
+        match command["subtype"]:
+            case "AT_AddColumn":
+                yield _Column(table, came=command["def"]["ColumnDef"]["colname"])
+            case "AT_DropColumn":
+                yield _Column(table, went=command["name"])
+            case "AT_AttachPartition":
+                if partition := self._name(command["def"]["PartitionCmd"]["name"]):
+                    yield _Gone(partition)
+            case "AT_DetachPartition":
+                yield from self._made(command["def"]["PartitionCmd"]["name"], None)
+
+
+def _first_schema(body: _Node) -> str | None:
+    """Return the schema in which SET search_path makes new tables; None when it names none."""
+    if body["kind"] in ("VAR_SET_DEFAULT", "VAR_RESET", "VAR_RESET_ALL"):
+        return _DEFAULT_SCHEMA
+    names = [one.get("A_Const", {}).get("sval", {}).get("sval") for one in body.get("args", ())]
+    return next((name for name in names if name != "$user"), None)
