@@ -20,10 +20,6 @@ ROOM_NEEDED = 1 << 30
 """Free bytes: to be at ease, and below which members do not start."""
 MEMORY_WANTED = 2 << 30
 SHARED_MEMORY_WANTED = 64 << 20
-SOCKET_PATH_MAX = 107
-"""Longest path of a Unix socket on Linux, sun_path less its closing zero: unix(7)."""
-SOCKET_BELOW_HOME = 48
-"""What a member's folder adds to the home, with names of usual length."""
 OPEN_FILES_WANTED = 1024
 TRY_S = 10.0
 
@@ -43,7 +39,7 @@ def run_checks(settings: Settings) -> tuple[Check, ...]:
     home = Path(settings.home)
     probes: tuple[Callable[[], Iterator[Check]], ...] = (
         _python, _postgres, _etcd, lambda: _etcd_of(home), _git, lambda: _root(home),
-        lambda: _home(home), lambda: _room(home), lambda: _socket(home), _memory, _limits, _locale,
+        lambda: _home(home), lambda: _room(home), _memory, _limits, _locale,
         lambda: _platform(settings),
     )  # fmt: skip
     return tuple(check for probe in probes for check in probe())
@@ -100,6 +96,10 @@ def _etcd_of(home: Path) -> Iterator[Check]:
     except ReconcilerError as error:  # a fail of the platform's own check
         yield Check("home's etcd", "warn", f"{error.code} {error.problem}", error.remedy)
         return
+    except OSError as error:  # of TLS: a certificate is gone or damaged
+        fact = f"its certificates cannot be used: {error.strerror or error}"
+        yield Check("home's etcd", "fail", fact, f"restore {home}/tls from a backup")
+        return
     if found is None:
         return
     version, record = found
@@ -146,18 +146,19 @@ def _root(home: Path) -> Iterator[Check]:
 
 
 def _existing(path: Path) -> Path:
-    """Return the path, or the nearest folder above that exists."""
-    return next(folder for folder in (path, *path.parents) if folder.exists())
+    """Return the path, or the nearest folder above that exists, as far as we may look."""
+    return next(folder for folder in (path, *path.parents) if os.path.exists(folder))
 
 
 def _home(home: Path) -> Iterator[Check]:
     near = _existing(home)
-    if home.exists() and home.stat().st_uid != os.geteuid():
+    there = os.path.exists(home)  # unlike Path.exists it raises nothing where we may not look
+    if there and home.stat().st_uid != os.geteuid():
         fact = f"{home} belongs to uid {home.stat().st_uid}"
         yield Check("home", "fail", fact, "run as that user, or choose another with --home")
     elif not os.access(near, os.W_OK | os.X_OK):
         yield Check("home", "fail", f"{near} cannot be written", "choose another with --home")
-    elif home.exists():
+    elif there:
         yield Check("home", "ok", str(home))
     else:
         yield Check("home", "ok", f"{home} (not created yet)")
@@ -172,19 +173,6 @@ def _room(home: Path) -> Iterator[Check]:
         yield Check("disk", "warn", fact, "a member takes about 60 MiB empty; free some space")
     else:
         yield Check("disk", "ok", fact)
-
-
-def _socket(home: Path) -> Iterator[Check]:
-    longest = len(os.fsencode(home)) + SOCKET_BELOW_HOME
-    if longest > SOCKET_PATH_MAX:
-        yield Check(
-            "sockets", "warn",
-            f"the home's path is {len(os.fsencode(home))} bytes long; Unix sockets below it may "
-            f"get longer than {SOCKET_PATH_MAX}",
-            "choose a shorter home with --home",
-        )  # fmt: skip
-    else:
-        yield Check("sockets", "ok", "the home's path is short enough for Unix sockets")
 
 
 def _memory() -> Iterator[Check]:

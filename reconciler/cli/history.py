@@ -13,7 +13,13 @@ from reconciler.cli.terminal import style_for, tell_line, write
 
 @command("history")
 @click.argument("name", required=False)
-@click.option("--limit", default=20, show_default=True, help="How many operations to show.")
+@click.option(
+    "--limit",
+    type=click.IntRange(min=1),
+    default=20,
+    show_default=True,
+    help="How many operations to show.",
+)
 @output_option("text", "wide", "json")
 @click.pass_obj
 def history(session: Session, name: str | None, limit: int, output: str) -> None:

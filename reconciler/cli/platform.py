@@ -99,7 +99,14 @@ def status(session: Session, output: str) -> int:
 
 @command("logs")
 @click.argument("part", default="etcd")
-@click.option("-n", "--lines", default=100, show_default=True, help="Lines from the end.")
+@click.option(
+    "-n",
+    "--lines",
+    type=click.IntRange(min=0),
+    default=100,
+    show_default=True,
+    help="Lines from the end.",
+)
 @click.option("-f", "--follow", is_flag=True, help="Go on with new lines until Ctrl-C.")
 @click.pass_obj
 def logs(session: Session, part: str, lines: int, follow: bool) -> None:

@@ -152,6 +152,14 @@ def content_revision(files: tuple[SourceFile, ...]) -> Revision:
     return Revision(f"files@sha256:{digest.hexdigest()}")
 
 
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Tell whether an entry is a folder, or a link to one; a loop of links is none."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
 class _Reader:
     """Collects files within the limits."""
 
@@ -181,17 +189,12 @@ class _Reader:
     def _walk(
         self, folder: Path, root: Path, above: frozenset[Path], *, through_link: bool
     ) -> Iterator[tuple[Path, bool]]:
-        try:
-            entries = sorted(os.scandir(folder), key=lambda e: e.name)
-        except OSError as error:
-            self._unreadable(str(folder), error)
-            return
-        for entry in entries:
+        for entry in self._entries(folder):
             self._count(str(folder))
             if entry.name.startswith("."):
                 continue
             path = folder / entry.name
-            if not entry.is_dir():
+            if not _is_folder(entry):
                 if entry.name.lower().endswith(SUFFIXES):
                     yield path, through_link
                 continue
@@ -201,6 +204,14 @@ class _Reader:
             elif real not in above:
                 linked = through_link or entry.is_symlink()
                 yield from self._walk(path, root, above | {real}, through_link=linked)
+
+    def _entries(self, folder: Path) -> list[os.DirEntry[str]]:
+        try:
+            with os.scandir(folder) as entries:
+                return sorted(entries, key=lambda e: e.name)
+        except OSError as error:
+            self._unreadable(str(folder), error)
+            return []
 
     def _count(self, where: str) -> None:
         self.seen += 1
@@ -250,13 +261,14 @@ class _Reader:
         while segments and not _MAGIC.search(segments[0]):
             fixed.append(segments.pop(0))
         start = folder.joinpath(*fixed)
-        if start.is_file():
+        # os.path and not Path: those of Path raise for a name too long and a folder not readable.
+        if os.path.isfile(start):
             self._read_once(start, prefix + "/".join(fixed), root)
-        elif start.is_dir() and start.resolve().is_relative_to(root):
+        elif os.path.isdir(start) and start.resolve().is_relative_to(root):
             deep = len(segments) > 1
             for path in self._sql_below(start, root, deep=deep):
                 self._read_once(path, prefix + path.relative_to(folder).as_posix(), root)
-        elif start.is_dir():
+        elif os.path.isdir(start):
             self._leads_out(str(start), start.resolve())
 
     def _sql_below(self, start: Path, root: Path, *, deep: bool) -> Iterator[Path]:
@@ -267,7 +279,7 @@ class _Reader:
                 if path.name.lower().endswith(".sql"):
                     yield path
             return
-        for entry in sorted(os.scandir(start), key=lambda e: e.name):
+        for entry in self._entries(start):
             self._count(str(start))
             if entry.name.lower().endswith(".sql") and not entry.name.startswith("."):
                 yield start / entry.name

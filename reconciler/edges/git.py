@@ -9,26 +9,28 @@ command, never through its arguments, and never into a message.
 from __future__ import annotations
 
 import fcntl
-import os
 import posixpath
 import re
+import shutil
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from difflib import get_close_matches
 from hashlib import sha256
 from pathlib import Path
-from typing import Literal
-from urllib.parse import unquote, urlsplit
+from typing import Literal, TextIO
 
+from reconciler.edges.git_address import SCHEMES, USER_INFO, GitAddress
 from reconciler.edges.git_command import GitFailed, GitMissing, run_git_command, write_settings
-from reconciler.edges.git_tree import TreeLimits, path_inside, read_tree
+from reconciler.edges.git_tree import Tree, TreeLimits, path_inside, read_tree
 from reconciler.model.desired import Revision
 from reconciler.model.errors import ReconcilerError
 from reconciler.spec.documents import Documents
 
 GIT_TIMEOUT_S = 60.0
-"""Longest wait for one git command, in seconds."""
+"""Longest wait for one git command, and for another command's fetch, in seconds."""
+LOCK_POLL_S = 0.05
 
 
 class GitRevisionUnknown(ReconcilerError):
@@ -44,19 +46,23 @@ class GitUnreachable(ReconcilerError):
     transient = True
 
 
-class GitAddressRefused(ReconcilerError):
-    """The address of a repository is of a kind that is not allowed.
+class GitCacheUnusable(ReconcilerError):
+    """The folder in which fetched repositories are kept cannot be used.
 
-    Allowed are local paths, https and ssh. Other transports can run commands or send passwords in
-    the clear.
+    It is `shardwright/git` in the user's cache folder, `$XDG_CACHE_HOME` or `~/.cache`. Nothing in
+    it is needed for long: it may be deleted whenever no command runs.
     """
 
-    code = "SO107"
+    code = "SO110"
 
 
-_USER_INFO = re.compile(r"(?<=//)[^/@\s]+@")
-_SCP_LIKE = re.compile(r"[\w.-]+@[\w.-]+:(?!//)")
-_SCHEMES = ("file", "https", "ssh")
+class GitCacheBusy(ReconcilerError):
+    """Another command has been fetching the same repository for longer than a fetch may take."""
+
+    code = "SO111"
+    transient = True
+
+
 _HELPER = (
     '!f() { test "$1" = get && echo "username=$SHARDWRIGHT_GIT_USER" '
     '&& echo "password=$SHARDWRIGHT_GIT_PASSWORD"; }; f'
@@ -72,40 +78,6 @@ class GitReference:
 
 
 @dataclass(frozen=True, slots=True)
-class GitAddress:
-    """Where a repository is; ``url`` and ``shown`` are free of passwords."""
-
-    url: str
-    shown: str
-    user: str = ""
-    password: str = field(default="", repr=False)
-
-
-def parse_address(text: str) -> GitAddress:
-    """Read a URL, an ``user@host:path``, or a local path. Raises GitAddressRefused."""
-    if text.startswith("-") or "::" in text.split("/")[0] or any(ord(c) < 33 for c in text):
-        raise GitAddressRefused(_USER_INFO.sub("", text), "it is not an address of a repository")
-    if _SCP_LIKE.match(text):
-        return GitAddress(text, text)
-    if "://" not in text:
-        path = os.path.realpath(text)
-        return GitAddress(path, path)
-    parts = urlsplit(text)
-    clean = _USER_INFO.sub("", text)
-    if parts.scheme not in _SCHEMES:
-        problem = f"{parts.scheme} is not allowed; use {', '.join(_SCHEMES)} or a path"
-        raise GitAddressRefused(clean, problem)
-    if parts.scheme == "https":
-        return GitAddress(
-            clean, clean, unquote(parts.username or ""), unquote(parts.password or "")
-        )
-    if parts.password:
-        problem = f"a password in an {parts.scheme} address is not used"
-        raise GitAddressRefused(clean, problem, remedy="use a key")
-    return GitAddress(text, clean)
-
-
-@dataclass(frozen=True, slots=True)
 class GitCache:
     """A folder of bare repositories, one for each address."""
 
@@ -114,15 +86,40 @@ class GitCache:
 
     @contextmanager
     def repository(self, address: GitAddress) -> Iterator[GitRepository]:
-        """Hold an address's bare repository alone, made when it is not there yet."""
+        """Hold an address's bare repository alone, made when it is not there yet.
+
+        Raises GitCacheUnusable and GitCacheBusy.
+        """
         name = sha256(address.url.encode()).hexdigest()[:24]
-        home = self.folder / name
-        home.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with open(self.folder / f"{name}.lock", "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            repository = GitRepository(home, address, self.timeout_s)
-            repository.prepare()
+        repository = GitRepository(self.folder / name, address, self.timeout_s)
+        with ExitStack() as held:
+            try:
+                self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                lock = held.enter_context(open(self.folder / f"{name}.lock", "w"))
+                self._lock(lock, address)
+                repository.prepare()
+            except (OSError, GitFailed) as error:
+                raise _unusable(self.folder, error) from None
             yield repository
+
+    def _lock(self, lock: TextIO, address: GitAddress) -> None:
+        deadline = time.monotonic() + self.timeout_s
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    problem = f"another command fetches it, since {self.timeout_s:g} s or longer"
+                    remedy = f"look who holds it: fuser {self.folder}/*.lock"
+                    raise GitCacheBusy(address.shown, problem, remedy=remedy) from None
+            time.sleep(LOCK_POLL_S)
+
+
+def _unusable(folder: Path, error: OSError | GitFailed) -> GitCacheUnusable:
+    reason = error.text if isinstance(error, GitFailed) else error.strerror or str(error)
+    remedy = "set XDG_CACHE_HOME to a folder you may write, with some room"
+    return GitCacheUnusable(str(folder), f"fetched repositories go there: {reason}", remedy=remedy)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,10 +132,17 @@ class GitRepository:
 
     def prepare(self) -> None:
         """Make the bare repository and the settings git runs with, when they are missing."""
-        self.home.mkdir(mode=0o700, exist_ok=True)
+        if not (self.home / "settings").exists():  # written last
+            self.make()
         write_settings(self.home / "settings")
-        if not (self.home / "HEAD").exists():
-            self.git("init", "--quiet", "--bare", str(self.home))
+
+    def make(self) -> None:
+        """Make the bare repository anew; what was there may have been cut short by a kill."""
+        if self.home.exists():
+            shutil.rmtree(self.home)
+        self.home.mkdir(mode=0o700)
+        self.git("init", "--quiet", "--bare", str(self.home))
+        write_settings(self.home / "settings")
 
     def git(self, *arguments: str, stdin: bytes = b"") -> bytes:
         """Run git on the cache. Raises GitFailed, GitUnreachable and GitMissing."""
@@ -146,7 +150,7 @@ class GitRepository:
             "GIT_CONFIG_GLOBAL": str(self.home / "settings"),
             "GIT_CONFIG_NOSYSTEM": "1",
             "GIT_DIR": str(self.home),
-            "GIT_ALLOW_PROTOCOL": ":".join(_SCHEMES),
+            "GIT_ALLOW_PROTOCOL": ":".join(SCHEMES),
         }
         if self.address.user or self.address.password:
             environment |= {
@@ -166,8 +170,25 @@ class GitRepository:
 
     def without_secrets(self, text: str) -> str:
         """Return a text without user information of addresses and without the password."""
-        text = _USER_INFO.sub("", text)
+        text = USER_INFO.sub("", text)
         return text.replace(self.address.password, "***") if self.address.password else text
+
+    def read(
+        self, reference: GitReference, inside: str, limits: TreeLimits | None
+    ) -> tuple[str, str, Tree]:
+        """Return the reference's name and commit, and what is below the path."""
+        name, commit = self.resolve(reference)
+        return name, commit, read_tree(self.git, commit, inside, limits or TreeLimits())
+
+    def read_anew(
+        self, reference: GitReference, inside: str, limits: TreeLimits | None
+    ) -> tuple[str, str, Tree]:
+        """Read with an empty cache. Raises GitCacheUnusable when that fails as well."""
+        self._make_again()
+        try:
+            return self.read(reference, inside, limits)
+        except GitFailed as failed:
+            raise _unusable(self.home.parent, failed) from None
 
     def resolve(self, reference: GitReference) -> tuple[str, str]:
         """Return the reference's name and commit, fetched. Raises GitRevisionUnknown."""
@@ -223,10 +244,21 @@ class GitRepository:
             ) from None
 
     def _fetch(self, *refspecs: str) -> None:
-        self._remote(
+        command = (
             "fetch", "--quiet", "--no-tags", "--force", "--no-recurse-submodules",
             "--no-write-fetch-head", "--no-auto-gc", "--", self.address.url, *refspecs,
         )  # fmt: skip
+        try:
+            self.git(*command)
+        except GitFailed:  # a fetch that was killed leaves locks, and half of what it fetched
+            self._make_again()
+            self._remote(*command)
+
+    def _make_again(self) -> None:
+        try:
+            self.make()
+        except (OSError, GitFailed) as error:
+            raise _unusable(self.home.parent, error) from None
 
     def _has(self, commit: str) -> bool:
         try:
@@ -271,13 +303,16 @@ def read_repository(
     """Read the specs of a repository at a reference, below a path (``.`` for all of it).
 
     When nothing moved this asks for the ref and fetches nothing. Raises GitUnreachable,
-    GitRevisionUnknown, GitPathUnknown, GitTreeTooLarge and GitMissing; links out of the path and
+    GitRevisionUnknown, GitPathUnknown, GitTreeTooLarge, GitMissing, GitCacheUnusable and
+    GitCacheBusy; links out of the path and
     submodules are in the documents' ``problems``.
     """
     inside = path_inside(path)
     with cache.repository(address) as repository:
-        name, commit = repository.resolve(reference)
-        files, problems = read_tree(repository.git, commit, inside, limits or TreeLimits())
+        try:
+            name, commit, (files, problems) = repository.read(reference, inside, limits)
+        except GitFailed:  # objects are missing or damaged; what is fetched anew is whole
+            name, commit, (files, problems) = repository.read_anew(reference, inside, limits)
     source = f"{address.shown}//{inside}" if inside else address.shown
     return Documents(source, revision_of(name, commit), files, problems=problems)
 

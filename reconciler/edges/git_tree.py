@@ -12,6 +12,8 @@ from reconciler.model.errors import Position, ReconcilerError
 from reconciler.spec.documents import MANIFEST_SUFFIXES, SourceFile
 
 Git = Callable[..., bytes]
+Tree = tuple[tuple[SourceFile, ...], tuple[ReconcilerError, ...]]
+"""The files of a tree, and what was refused in it."""
 _SUFFIXES = (*MANIFEST_SUFFIXES, ".sql")
 _LINK, _SUBMODULE = "120000", "160000"
 _LINKS_MAX = 8
@@ -81,9 +83,7 @@ def path_inside(path: str) -> str:
     return "" if clean == "." else clean
 
 
-def read_tree(
-    git: Git, commit: str, path: str, limits: TreeLimits
-) -> tuple[tuple[SourceFile, ...], tuple[ReconcilerError, ...]]:
+def read_tree(git: Git, commit: str, path: str, limits: TreeLimits) -> Tree:
     """Return the files below a path, named from the repository's root, and what was refused."""
     root = _folder_of(git, commit, path)
     entries = _entries(git, commit, root)
@@ -203,7 +203,10 @@ def _blobs(git: Git, wanted: dict[str, _Entry]) -> tuple[SourceFile, ...]:
     at = 0
     for name in names:
         end = output.index(b"\n", at)
-        size = int(output[at:end].split()[2])
+        fields = output[at:end].split()  # digest, kind, size; or: digest, "missing"
+        if len(fields) != 3:
+            raise GitFailed(f"the object of {name} is missing")
+        size = int(fields[2])
         files.append(SourceFile(name, output[end + 1 : end + 1 + size]))
         at = end + 1 + size + 1
     return tuple(files)

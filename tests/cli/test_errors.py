@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from reconciler.cli import main as cli_main
+from reconciler.cli.files import FileNotWritten, write_private
 from reconciler.cli.lazy import LazyCommand, command
 from tests.cli.calls import SHARDWRIGHT, Caller
 from tests.local_home import wait_for
@@ -86,6 +87,32 @@ def test_bad_input_has_a_code(call: Caller, words: list[str], code: str) -> None
     assert ended.out == ""
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["platform", "logs", "-n", "-5"], ["history", "--limit", "-1"], ["history", "--limit", "0"],
+    ],
+)  # fmt: skip
+def test_a_number_below_its_bounds_is_refused(call: Caller, words: list[str]) -> None:
+    ended = call(*words)
+    assert ended.code == 1
+    assert "CL001" in ended.told()
+    assert "is not in the range" in ended.err
+
+
+@pytest.mark.parametrize("out", ["/", ".", "/etc/passwd/x", "nowhere/x", ".."])
+def test_a_file_that_cannot_be_written_is_named(call: Caller, out: str) -> None:
+    with pytest.raises(FileNotWritten, match="CL003"):
+        write_private(call.folder / out, b"")
+
+
+def test_a_cache_of_repositories_that_cannot_be_written_is_named(call: Caller) -> None:
+    subprocess.run(["git", "init", "-q", str(call.folder / "repo")], check=True)
+    ended = call("validate", "--git", "repo", XDG_CACHE_HOME="/proc/nowhere")
+    assert ended.told().startswith("SO110 ")
+    assert "XDG_CACHE_HOME" in ended.err
+
+
 def test_a_saved_plan_that_is_none_is_refused(call: Caller) -> None:
     (call.folder / "plan.json").write_text('{"format": "x"}')
     assert call("apply", "plan.json").told().startswith("AP106 plan.json")
@@ -95,6 +122,77 @@ def test_a_setting_out_of_bounds_is_named_with_its_origin(call: Caller) -> None:
     ended = call("config", "show", SHARDWRIGHT_PARALLEL="0")
     assert "CL201" in ended.told()
     assert "SHARDWRIGHT_PARALLEL" in ended.err
+
+
+CONFIG = """\
+apiVersion: shardwright.dev/v1alpha1
+kind: ReconcilerConfig
+metadata: {name: reconciler}
+spec:
+  sources:
+    - SOURCE
+"""
+
+
+def _configured(call: Caller, *sources: str, more: str = "") -> Path:
+    (call.folder / "etc").mkdir(exist_ok=True)
+    path = call.folder / "etc" / "config.yaml"
+    path.write_text(CONFIG.replace("SOURCE", "\n    - ".join(sources)) + more)
+    return path
+
+
+def test_the_configured_source_is_read_when_none_is_named(call: Caller) -> None:
+    call.write_specs()
+    path = str(_configured(call, "folder: {path: ../specs}"))
+    assert "1 database, 2 shards" in call("--config", path, "validate").told()
+    assert "LP103" in call("plan", SHARDWRIGHT_CONFIG=path).told()  # it got as far as the platform
+    assert "SO001" in call("--config", path, "validate", "-f", "nowhere").told()
+
+
+def test_a_configured_repository_is_read_at_the_branch_it_names(call: Caller) -> None:
+    call.write_specs()
+    for words in (["init", "-q", "-b", "main"], ["add", "specs"], ["commit", "-qm", "one"],
+                  ["tag", "prod"], ["checkout", "-q", "-b", "prod"],
+                  ["commit", "-q", "--allow-empty", "-m", "two"]):  # fmt: skip
+        identity = ["-c", "user.name=t", "-c", "user.email=t@t"]
+        subprocess.run(["git", *identity, *words], cwd=call.folder, check=True)
+    branch, tag = (
+        str(_configured(call, f"git: {{url: .., {kind}: prod, path: specs/}}")) and
+        call("--config", "etc/config.yaml", "validate", "-o", "json").json["revision"]
+        for kind in ("branch", "tag")
+    )  # fmt: skip
+    assert branch.startswith("prod@sha1:")
+    assert tag.startswith("prod@sha1:")
+    assert branch != tag
+
+
+def test_what_a_configuration_sets_is_shown_with_its_origin_and_what_has_no_effect(
+    call: Caller,
+) -> None:
+    more = '  interval: 10s\n  etcd: {endpoints: ["https://etcd:2379"]}\n  platform: local\n'
+    source = "git: {url: https://git.example.org/x.git, branch: main, webhook: true, interval: 9s}"
+    path = _configured(call, source, more=more)
+    shown = call("--config", str(path), "config", "show", "-o", "json").json
+    origin = f"file {path}"
+    assert shown["interval"] == {"value": "10s", "origin": origin}
+    assert shown["etcd"] == {"value": ["https://etcd:2379"], "origin": origin}
+    assert shown["platform"] == {"value": "local", "origin": origin}
+    assert shown["sources"]["value"] == ["https://git.example.org/x.git@main"]
+    assert [one["name"] for one in shown["withoutEffect"]] == ["etcd", "interval", "sources"]
+    told = call("--config", str(path), "config", "show")
+    assert "without effect: etcd: the local platform runs its own" in told.err
+    plain = call("config", "show", "-o", "json").json
+    assert plain["interval"] == {"value": "30s", "origin": "default"}
+    assert plain["withoutEffect"] == []
+
+
+def test_a_source_whose_signatures_are_not_checked_is_not_believed(call: Caller) -> None:
+    path = str(_configured(call, "git: {url: .., verify: {keys: signers}}"))
+    assert call("--config", path, "plan").told().startswith("CL203 ")
+    path = str(_configured(call, "folder: {path: a}", "configMap: {path: b}"))
+    told = call("--config", path, "plan").told()
+    assert "CL001" in told
+    assert "there are several sources" in told
 
 
 @pytest.mark.parametrize("words", [["get", "db", "-o", "json"], ["plan", "-o", "json"],

@@ -114,6 +114,22 @@ def test_a_single_file_does_not_follow_its_patterns_out_of_its_folder(tree: Path
     assert [p.code for p in found.problems] == ["SO003"]
 
 
+def test_a_loop_of_links_is_no_folder_and_a_problem_where_a_file_is_meant(tree: Path) -> None:
+    (tree / "self").symlink_to("self")
+    (tree / "a.yaml").symlink_to("b.yaml")
+    (tree / "b.yaml").symlink_to("a.yaml")
+    found = read_folder("specs")
+    assert [f.path for f in found.files] == ALL
+    assert [(p.code, p.subject) for p in found.problems] == [
+        ("SO005", "specs/a.yaml"), ("SO005", "specs/b.yaml"),
+    ]  # fmt: skip
+
+
+def test_a_pattern_longer_than_any_file_name_matches_nothing(tree: Path) -> None:
+    (tree / "shop.yaml").write_text(f"files: [{'x' * 300}.sql, {'y' * 300}/*.sql, schema/1.sql]")
+    assert names("specs/shop.yaml") == ["specs/schema/1.sql", "specs/shop.yaml"]
+
+
 def test_a_pipe_is_not_opened(tree: Path) -> None:
     os.mkfifo(tree / "pipe.yaml")
     found = read_folder("specs")

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import subprocess
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from reconciler.edges.git import (
-    GitAddressRefused,
     GitCache,
+    GitCacheBusy,
+    GitCacheUnusable,
     GitReference,
     GitRevisionUnknown,
     GitUnreachable,
-    parse_address,
     read_repository,
 )
+from reconciler.edges.git_address import GitAddressRefused, parse_address
 from reconciler.edges.git_command import GitFailed, run_git_command
 from reconciler.edges.git_tree import GitNoSpecs, GitPathUnknown, GitTreeTooLarge, TreeLimits
 from reconciler.spec.documents import Documents
@@ -211,6 +214,69 @@ def test_readers_of_one_cache_wait_for_one_another(home: Path, tmp_path: Path) -
         thread.join()
     assert len(found) == 3
     assert len(set(found)) == 1
+
+
+def test_a_reader_that_holds_the_cache_for_ever_is_named_in_time(
+    home: Path, tmp_path: Path
+) -> None:
+    read(home)
+    (lock,) = (tmp_path / "cache").glob("*.lock")
+    cache = GitCache(tmp_path / "cache", timeout_s=0.2)
+    with open(lock, "w") as holder:
+        fcntl.flock(holder, fcntl.LOCK_EX)
+        with pytest.raises(GitCacheBusy, match="SO111"):
+            read_repository(parse_address(str(home)), GitReference(), "prod", cache)
+    cache = GitCache(tmp_path / "cache")
+    read_repository(parse_address(str(home)), GitReference(), "prod", cache)
+
+
+def test_a_cache_that_cannot_be_used_is_named_with_the_remedy(home: Path, tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("a file where the folder should be")
+    with pytest.raises(GitCacheUnusable, match="XDG_CACHE_HOME"):
+        read(home)
+
+
+def _lock(cached: Path) -> None:
+    (cached / "refs/cache/heads/main.lock").write_text("")
+    git(cached.parent.parent / "repo", "commit", "-q", "--allow-empty", "-m", "more to fetch")
+
+
+def _lose_objects(cached: Path) -> None:
+    """Leave the commits, so that they look fetched, and nothing of what is in them."""
+    for kind in ("tree", "blob"):
+        for line in git(cached, "cat-file", "--batch-all-objects", "--batch-check").splitlines():
+            if line.split()[1] == kind:
+                (cached / "objects" / line[:2] / line[2:40]).unlink()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda cached: (cached / "settings").unlink(),
+        lambda cached: [(cached / name).unlink() for name in ("settings", "HEAD", "config")],
+        lambda cached: shutil.rmtree(cached / "objects"),
+        lambda cached: [path.write_bytes(b"x") for path in _objects(cached)],
+        _lose_objects,
+        _lock,
+    ],
+    ids=["unfinished", "half made", "no objects", "objects damaged", "objects lost", "locked"],
+)
+def test_a_cache_damaged_by_a_kill_is_made_anew(
+    home: Path, tmp_path: Path, damage: Callable[[Path], object]
+) -> None:
+    read(home)
+    (cached,) = (p for p in (tmp_path / "cache").iterdir() if p.is_dir())
+    damage(cached)
+    found = read(home)
+    assert contents(found) == {"prod/shop.yaml": b"x: 2\n", "prod/schema/1.sql": b"select 1"}
+    assert str(found.revision) == f"main@sha1:{git(home, 'rev-parse', 'HEAD')}"
+
+
+def _objects(cached: Path) -> list[Path]:
+    found = [path for path in (cached / "objects").rglob("*") if path.is_file()]
+    for path in found:
+        path.chmod(0o600)
+    return found
 
 
 def test_an_unreachable_repository_says_so_without_its_password(tmp_path: Path) -> None:
