@@ -25,7 +25,13 @@ from reconciler.diff.changes import (
     RetireShard,
     Standstill,
 )
-from reconciler.diff.moving import diff_moves, guarded_by_moves, in_moves, silent_shards
+from reconciler.diff.moving import (
+    diff_moves,
+    guarded_by_moves,
+    held_tables,
+    in_moves,
+    silent_shards,
+)
 from reconciler.diff.refusals import DeletionProtected, KeyTypeChanged, OwnerGone, SpecUnreadable
 from reconciler.diff.scopes import assign_scopes
 from reconciler.diff.shard import Finding, Pair, diff_shard
@@ -89,7 +95,8 @@ def _diff_database(
             database.place.at("spec", "sharding", "type"),
         )
         return
-    content = tuple(_diff_content(database, seen, routing, observed))
+    tabled, held = held_tables(database, seen, routing)
+    content = (*held, *_diff_content(tabled, seen, routing, observed, held))
     whole = not any(isinstance(finding, Standstill) and finding.unseen for finding in content)
     for finding in content:
         # A first map would send clients to a shard of which nobody knows whether it is set up.
@@ -105,6 +112,7 @@ def _diff_content(
     seen: ObservedDatabase,
     routing: RoutingMap | None,
     observed: ObservedState,
+    held: tuple[Standstill, ...] = (),
 ) -> Iterator[Finding]:
     scopes = assign_scopes(database, routing)
     owned = {o.scope: o.keys for o in routing.owners} if routing else {}
@@ -125,7 +133,16 @@ def _diff_content(
             continue
         mine = owned.get(scope.scope, KeySet()) if routing else shard.keys
         for finding in diff_shard(
-            Pair(database, shard, there, mine, epoch, routing is not None, scope in guarded)
+            Pair(
+                database,
+                shard,
+                there,
+                mine,
+                epoch,
+                routing is not None,
+                scope in guarded,
+                held[0].reason if held else "",
+            )
         ):
             if isinstance(finding, ApplySchema | ChangeParameters | RestartPending):
                 changing.add(finding.scope)

@@ -1,24 +1,28 @@
 """Moves of keys: which are wanted, which go on, which end, and which have to wait.
 
 What is wanted comes from the difference between the spec's tiling and the routing map; what is
-under way from the moves' records. One shard takes part in one move at a time, its soaking included,
-so that the way back of a move never crosses another one.
+under way from the moves' records. A shard takes part in one move at a time until that is switched;
+while it soaks, only its own keys wait, so that a way back never crosses another move. That is
+enough for the rest, because each guard is derived from the one that stands, not from a record.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Set
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from reconciler.diff.changes import EndMove, MoveKeys, Refusal, Remark, Standstill
 from reconciler.diff.refusals import MoveRefused
-from reconciler.model.desired import Database
+from reconciler.model.desired import Database, ShardedTable
 from reconciler.model.keyspace import KeySet
 from reconciler.model.moves import Move, Preflight, Stage, Wish
 from reconciler.model.names import ScopeKey
 from reconciler.model.observed import ObservedDatabase, Unseen
+from reconciler.model.routing import RoutingMap
 
 _Way = tuple[ScopeKey, ScopeKey, KeySet]
+_NO_WAYS: Mapping[_Way, object] = {}
 
 
 def diff_moves(
@@ -32,34 +36,42 @@ def diff_moves(
 
     ``changing`` are the shards whose schema or parameters the same difference changes.
     """
-    busy: dict[ScopeKey, Move] = {}
     taken: set[MoveKeys] = set()
     by_way = {(c.source_scope, c.target_scope, c.keys): c for c in wanted}
     for move in seen.moves:
         twin = _twin(move, by_way)
         if twin is not None:
             taken.add(twin)
-        busy |= {move.source_scope: move, move.target_scope: move}
         yield from _under_way(database, move, twin, looked_at)
-    reserved: set[ScopeKey] = set()
     dark = {shard.key for shard in seen.shards if isinstance(shard.catalog, Unseen)}
     for change in wanted:
         if change in taken:
             continue
         sides = {change.source_scope, change.target_scope}
-        earlier = sides & reserved
-        reserved |= sides
-        other = busy.get(change.source_scope) or busy.get(change.target_scope)
-        if other is None and not earlier:
-            unseen = sorted(key.scope for key in sides & dark)
+        other = next((m for m in seen.moves if holds_up(m, sides, change.keys, by_way)), None)
+        unseen = sorted(key.scope for key in sides & dark)
+        if other:
+            yield _waits(change, f"waits for {_name(other)}")
+        elif unseen:
             why = f"waits until {' and '.join(unseen)} can be looked into"
-            if unseen:
-                yield _waits(change, why, unseen=True)
-            else:
-                yield from _begin(seen, change, sides & changing)
-            continue
-        why = f"waits for {_name(other)}" if other else "waits for an earlier move of these shards"
-        yield _waits(change, why)
+            yield _waits(change, why, unseen=True)
+        else:
+            yield from _begin(seen, change, sides & changing)
+
+
+def holds_up(
+    move: Move, sides: Set[ScopeKey], keys: KeySet, by_way: Mapping[_Way, object] = _NO_WAYS
+) -> bool:
+    """Whether a move under way keeps another one of these shards and keys from beginning.
+
+    ``by_way`` are the moves that the spec wants: one that goes the opposite way takes it back.
+    """
+    if not sides & {move.source_scope, move.target_scope}:
+        return False
+    if move.stage is not Stage.SWITCHED or move.wish is Wish.ROLLBACK:
+        return True
+    back = (move.target_scope, move.source_scope, move.keys) in by_way
+    return back or bool(move.keys & keys)
 
 
 def _begin(
@@ -158,6 +170,31 @@ def in_moves(seen: ObservedDatabase) -> frozenset[ScopeKey]:
 
 def _sides(moves: Iterable[Move]) -> frozenset[ScopeKey]:
     return frozenset(s for move in moves for s in (move.source_scope, move.target_scope))
+
+
+def held_tables(
+    database: Database, seen: ObservedDatabase, routing: RoutingMap | None
+) -> tuple[Database, tuple[Standstill, ...]]:
+    """Return the database with the tables that its map shards while keys of these move.
+
+    A move carries the tables that were sharded when it began, there and back. A table that came
+    later would stay behind with its rows, so it waits, and so do the schema files that make it.
+    """
+    wanted = database.sharding
+    if routing is None or not seen.moves:
+        return database, ()
+    tables = tuple(ShardedTable(name, key) for name, key in routing.tables)
+    if (set(tables), set(routing.reference)) == (set(wanted.tables), set(wanted.reference)):
+        return database, ()
+    waits = Standstill(
+        database.key,
+        "sharding.tables",
+        f"waits for {_name(seen.moves[0])}, its rollback window included: it carries the tables "
+        f"that were sharded when it began; `shardwright operation finish {seen.moves[0].id}` ends "
+        "the window",
+    )
+    sharding = replace(wanted, tables=tables, reference=routing.reference)
+    return replace(database, sharding=sharding), (waits,)
 
 
 def silent_shards(seen: ObservedDatabase) -> frozenset[ScopeKey]:

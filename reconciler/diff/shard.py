@@ -55,7 +55,8 @@ class Pair:
     """A shard as wanted and as seen, with the keys and epoch that its guards should say.
 
     ``routed`` is False while the database has no routing map. ``moving`` is True while a move owns
-    the shard's guards: what they say is then its business.
+    the shard's guards: what they say is then its business. ``held`` says why schema files wait,
+    where they do.
     """
 
     database: Database
@@ -65,6 +66,7 @@ class Pair:
     epoch: Epoch
     routed: bool
     moving: bool = False
+    held: str = ""
 
     def refusal(
         self, kind: type[ReconcilerError], problem: str, remedy: str, place: Place | None = None
@@ -267,8 +269,14 @@ def _schema(pair: Pair, catalog: Catalog) -> Iterator[Finding]:
             f"rename {early[0]} so that it sorts last",
             place,
         )
+    elif pending and (pair.moving or pair.held):
+        what = f"shard {pair.shard.name}: {', '.join(file.name for file in pending)}"
+        yield Standstill(pair.database.key, what, pair.held or _BEFORE_ITS_CUT)
     elif pending:
         yield ApplySchema(pair.database.key, pair.shard.name, pair.seen.key, pending, place)
+
+
+_BEFORE_ITS_CUT = "waits until the move of keys that the shard takes part in is through its cut"
 
 
 def _says(guard: ObservedGuard | None, pair: Pair) -> bool:

@@ -14,7 +14,11 @@ from typing import TypeVar, assert_never
 from reconciler.engine.moves import Crew, begin, drive, wish_for
 from reconciler.engine.observe import login_of, primary_of
 from reconciler.engine.ports import Clock, Mover, Patroni, Platform, Postgres, Store
-from reconciler.engine.problems import LeaderNotRemoved, NotHealthyInTime, StoppedByUser
+from reconciler.engine.problems import (
+    LeaderNotRemoved,
+    NotHealthyInTime,
+    StoppedByUser,
+)
 from reconciler.engine.records import (
     decode_record,
     decode_routing,
@@ -23,7 +27,7 @@ from reconciler.engine.records import (
     record_key,
     routing_key,
 )
-from reconciler.engine.wishes import moves_under_way
+from reconciler.engine.wishes import moves_under_way, refuse_busy
 from reconciler.model.access import Guarding, Lease, Login
 from reconciler.model.errors import ReconcilerError
 from reconciler.model.moves import Move as KeyMove
@@ -300,6 +304,7 @@ def _move_keys(hands: Hands, action: MoveKeyRange, wait: Wait) -> None:
         owner = next((o for o in routing.owners if o.scope == action.source_scope.scope), None)
         if owner is None or not (owner.keys & action.keys):
             return
+        refuse_busy(hands.store, action)
         now = hands.clock.now().isoformat(timespec="milliseconds")
         under_way = begin_move(action, routing, now)
         begin(crew, under_way)

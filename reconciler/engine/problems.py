@@ -94,6 +94,17 @@ class MoveObstructed(ReconcilerError):
     code = "AP203"
 
 
+class ShardInMove(ReconcilerError):
+    """A move of keys cannot begin yet: another one works on one of its shards, or on its keys.
+
+    It has not come to its cut, was paused there, or is being taken back. Plan again when it is
+    through.
+    """
+
+    code = "AP206"
+    transient = True
+
+
 class RowsDiffer(ReconcilerError):
     """Source and target of a move do not hold the same rows.
 

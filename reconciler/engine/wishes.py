@@ -9,7 +9,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from reconciler.diff.moving import holds_up
 from reconciler.engine.ports import Store
+from reconciler.engine.problems import ShardInMove
 from reconciler.engine.records import (
     DATABASES,
     ROOT,
@@ -20,6 +22,7 @@ from reconciler.engine.records import (
 )
 from reconciler.model.errors import ReconcilerError
 from reconciler.model.moves import Move, Stage, Wish
+from reconciler.plan.actions import MoveKeyRange
 
 if TYPE_CHECKING:
     from reconciler.engine.loop import World
@@ -61,6 +64,18 @@ def moves_under_way(store: Store) -> tuple[Move, ...]:
         if move_of_key(key)
     ]
     return tuple(sorted(moves, key=lambda move: (move.started_at, move.id)))
+
+
+def refuse_busy(store: Store, action: MoveKeyRange) -> None:
+    """Raise ShardInMove when a move may not begin yet: an earlier one may have been paused."""
+    sides = {action.source_scope, action.target_scope}
+    for move in moves_under_way(store):
+        if move.database == action.database and holds_up(move, sides, action.keys):
+            raise ShardInMove(
+                f"move of {action.keys} from {action.source} to {action.target}",
+                f"move {move.id} of {move.keys} works on these shards",
+                remedy="plan again when it is through; `shardwright operation list` shows it",
+            )
 
 
 def record_wish(world: World, id_: str, wish: Wish) -> Move:

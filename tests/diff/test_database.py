@@ -8,6 +8,7 @@ import pytest
 
 from reconciler.diff import refusals
 from reconciler.diff.changes import (
+    ApplySchema,
     DeleteDatabase,
     MoveKeys,
     PublishRouting,
@@ -18,7 +19,7 @@ from reconciler.diff.changes import (
 from reconciler.diff.diff import diff
 from reconciler.model.desired import Deletion, KeyType, Resharding, Shard, Sharding
 from reconciler.model.keyspace import parse_key_set
-from reconciler.model.moves import Stage
+from reconciler.model.moves import Stage, Wish
 from reconciler.model.names import Epoch
 from reconciler.model.observed import ObservedState, ObservedTable, Unseen
 from reconciler.model.platform import Endpoint
@@ -32,6 +33,7 @@ from tests.worlds import (
     database,
     desired,
     routing_of,
+    schema_file,
     settled,
     shard,
     with_database,
@@ -296,12 +298,77 @@ class TestMovesOfKeys:
         assert "MoveKeys" not in names(found)
         assert ("move 40-80 from s0 to s1", True) in left_alone(found)
 
-    def test_of_one_shard_go_one_after_the_other(self) -> None:
-        found = difference(database(shard("a", "-40"), shard("b", "40-80"), shard("s1", "80-")),
-                           RUNNING)  # fmt: skip
+    def test_of_one_shard_go_one_after_the_other_in_one_plan(self) -> None:
+        wanted = database(shard("a", "-40"), shard("b", "40-80"), shard("s1", "80-"))
+        found = difference(wanted, RUNNING)
 
-        assert only(found, MoveKeys).target == "a"
-        assert left_alone(found) == [("move 40-80 from s0 to b", False)]
+        steps = make_plan(desired(wanted), RUNNING, found).steps
+        first, second = (s for s in steps if isinstance(s.action, MoveKeyRange))
+
+        assert left_alone(found) == []
+        assert first.id in second.after
+
+    @pytest.mark.parametrize(
+        ("stage", "wish", "keys", "begins"),
+        [
+            ("before", "forward", "-40", False),
+            ("switched", "forward", "-40", True),
+            ("switched", "rollback", "-40", False),
+            ("back", "rollback", "-40", False),
+            ("switched", "forward", "40-60", False),
+        ],
+    )
+    def test_wait_for_another_of_their_shard_until_that_is_switched(
+        self, stage: str, wish: str, keys: str, begins: bool
+    ) -> None:
+        """A soaking shard is free for other keys; its way back must not cross another move."""
+        wanted = database(shard("a", "-40"), shard("b", "40-80"), shard("s1", "80-"))
+        found = difference(wanted, RUNNING)
+        planned = make_plan(desired(wanted), RUNNING, found).steps
+        first = next(s.action for s in planned if isinstance(s.action, MoveKeyRange))
+        move = begin_move(first, routing_of(RUNNING), "2026-01-01T00:00:00+00:00")
+        move = replace(
+            move, stage=Stage(stage), wish=Wish(wish), keys=parse_key_set(keys),
+            switched_at="2026-01-01T00:00:01+00:00",
+        )  # fmt: skip
+
+        found = difference(wanted, with_database(RUNNING, moves=(move,)))
+
+        assert (("move 40-80 from s0 to b", False) not in left_alone(found)) is begins
+
+    def test_under_way_keep_to_the_tables_that_were_sharded_when_they_began(self) -> None:
+        wanted = database(shard("s0", "-40"), shard("s1", "40-"))
+        planned = make_plan(desired(wanted), RUNNING, difference(wanted, RUNNING))
+        (action,) = (s.action for s in planned.steps if isinstance(s.action, MoveKeyRange))
+        move = begin_move(action, routing_of(RUNNING), "2026-01-01T00:00:00+00:00")
+        more = (("public.customers", "id"), ("public.orders", "customer_id"))
+        files = (*wanted.schema, schema_file("schema/002.sql", "create table orders"))
+        later = database(*wanted.shards, tables=more, files=files)
+
+        found = difference(later, with_database(RUNNING, moves=(move,)))
+
+        assert set(names(found)) == {"MoveKeys", "RecordApplied"}
+        assert left_alone(found) == [
+            ("sharding.tables", False),
+            ("shard s0: schema/002.sql", False),
+            ("shard s1: schema/002.sql", False),
+        ]
+
+    def test_hold_schema_files_back_on_their_own_shards_until_the_cut(self) -> None:
+        wanted = database(shard("s0", "-40"), shard("s1", "80-"), shard("s2", "40-80"))
+        planned = make_plan(desired(wanted), RUNNING, difference(wanted, RUNNING))
+        (action,) = (s.action for s in planned.steps if isinstance(s.action, MoveKeyRange))
+        move = begin_move(action, routing_of(RUNNING), "2026-01-01T00:00:00+00:00")
+        files = (*wanted.schema, schema_file("schema/002.sql", "alter table"))
+        later = database(*wanted.shards, files=files)
+
+        found = difference(later, with_database(RUNNING, moves=(move,)))
+        switched = replace(move, stage=Stage.SWITCHED, switched_at="2026-01-01T00:00:01+00:00")
+        after = difference(later, with_database(RUNNING, moves=(switched,)))
+
+        assert [c.shard for c in found.changes if isinstance(c, ApplySchema)] == ["s1"]
+        assert [s for s, _ in left_alone(found)] == ["shard s0: schema/002.sql"]
+        assert [c.shard for c in after.changes if isinstance(c, ApplySchema)] == ["s0", "s1"]
 
     @pytest.mark.parametrize(("stage", "changed"), [("before", False), ("switched", True)])
     def test_own_the_guards_of_their_shards_until_they_are_switched(
@@ -353,11 +420,13 @@ class TestAShardThatLeftTheSpec:
 
         assert (retirement.shard, retirement.bytes) == ("s0", 1 << 30)
 
-    def test_stays_while_a_part_of_its_keys_waits_for_another_move(self) -> None:
-        shards = (shard("a", "-40"), shard("b", "40-80"), shard("s1", "80-"))
+    def test_stays_while_a_part_of_its_keys_waits(self) -> None:
+        shards = (shard("a", "-40"), shard("s1", "40-"))
         wanted = database(*shards, deletion=Deletion.DESTROY)
 
-        found = difference(replace(wanted, resharding=AT_ONCE), RUNNING)
+        found = difference(
+            replace(wanted, resharding=AT_ONCE), with_shard(RUNNING, "shop-s1", catalog=SILENT)
+        )
 
         assert only(found, MoveKeys).keys == parse_key_set("-40")
         assert "RetireShard" not in names(found)
