@@ -204,9 +204,14 @@ class LogicalMover:
             move,
             server(source, self._timeouts),
             server(target, self._timeouts),
-            tuple(member.name for member in source.login.members),
-            tuple(member.name for member in target.login.members),
+            _standbys(source),
+            _standbys(target),
             token,
             self._limits,
             self._room,
         )
+
+
+def _standbys(seat: Seat) -> tuple[str, ...]:
+    """Name the members that are not its primary: each may be promoted."""
+    return tuple(m.name for m in seat.login.members if m.endpoint != seat.primary)

@@ -17,6 +17,7 @@ from reconciler.edges.replication_ends import (
     patient,
     run,
     share_fence,
+    take_over,
 )
 from reconciler.edges.replication_guards import (
     GuardsForbid,
@@ -65,8 +66,8 @@ def clean(ends: Ends) -> None:
     steps: list[Callable[[], None]] = [
         lambda: stop_following(target, ends.forward, token),
         lambda: stop_following(source, ends.reverse, token),
-        lambda: drop_slots(source, ends.forward),
-        lambda: drop_slots(target, ends.reverse),
+        lambda: drop_slots(source, ends.forward, token),
+        lambda: drop_slots(target, ends.reverse, token),
         lambda: drop_subscription(target, ends.forward, token),
         lambda: drop_subscription(source, ends.reverse, token),
         lambda: drop_publication(source, ends.forward, token),
@@ -143,6 +144,7 @@ def prune(ends: Ends, side: Side, stopping: Callable[[], bool]) -> int:
 def _refuse_unless_lost(ends: Ends, at: Server) -> bool:
     """Raise GuardsForbid unless every table refuses; tell whether clients were ever sent here."""
     with open_session(at) as connection:
+        take_over(connection, ends.token)
         refused = refusing(ends.move, read_guards(connection))
     open_here = sorted({t.name for t in ends.move.tables} - set(refused))
     if open_here:

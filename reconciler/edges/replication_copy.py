@@ -131,7 +131,7 @@ def _start_over(ends: Ends) -> tuple[MovedTable, ...]:
             [move.id],
         )
     stop_following(ends.target, ends.forward, ends.token)
-    drop_slots(ends.source, ends.forward)
+    drop_slots(ends.source, ends.forward, ends.token)
     with open_session(target, **_REPLICA) as connection:
         tables = all_tables(connection, move)
         _delete_rows(connection, ends, tables)

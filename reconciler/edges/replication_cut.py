@@ -5,12 +5,19 @@ the way back's slot brought close. A fence is one round trip a table. Its commit
 but the last one's is, which comes after the others in the same WAL. Until the first table is opened
 the cut may back out, and does so by itself when writers would wait for longer than they may; from
 then on there is only forward (resharding.md, sections 3 and 7).
+
+Nothing in it can wait for longer: a statement has a limit of its own, and no COMMIT waits for a
+standby; what has to be on the standbys is asked for aside (``replication_standbys``). A process
+that dies within it leaves the fence, and the next one takes it away or goes on. No watch does this
+by itself: it would have to know that the target is not opened at the same moment, and only the
+fencing token, which the next applier raises on both sides, can tell.
 """
 
 from __future__ import annotations
 
 import secrets
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -23,6 +30,7 @@ from reconciler.edges.replication_ends import (
     Ends,
     has_beat,
     open_session,
+    take_over,
     timeline,
 )
 from reconciler.edges.replication_guards import (
@@ -38,9 +46,8 @@ from reconciler.edges.replication_guards import (
     try_locked,
     widened,
 )
-from reconciler.edges.replication_ready import behind_standbys, blockers, check_ready
+from reconciler.edges.replication_ready import blockers, check_ready
 from reconciler.edges.replication_seal import (
-    FLUSH,
     READ_SEQUENCES,
     SEQUENCE_ROOM,
     Sequences,
@@ -49,12 +56,14 @@ from reconciler.edges.replication_seal import (
     overtook,
     read_sequences,
 )
+from reconciler.edges.replication_standbys import FLUSH, following
 from reconciler.model.errors import ReconcilerError
 from reconciler.model.keyspace import KeySet
 from reconciler.model.moves import CutResult
 from reconciler.model.names import Epoch
 
 POLL_S = 0.0003
+_LOCAL = {"synchronous_commit": "local"}
 _LOCKED = (pg.LockNotAvailable, pg.DeadlockDetected)
 
 
@@ -74,7 +83,8 @@ class Way:
     gainer: Server
     loser_keys: KeySet
     gainer_keys: KeySet
-    loser_members: tuple[str, ...]
+    loser_standbys: tuple[str, ...]
+    gainer_standbys: tuple[str, ...]
     epoch: Epoch
     lane: str
     back_slot: str
@@ -83,12 +93,17 @@ class Way:
 
 @dataclass(slots=True)
 class _Run:
-    """A cut under way. ``until`` is when it has to back out, on the monotonic clock."""
+    """A cut under way: a session and one aside at each side.
+
+    ``until`` is when it has to back out, on the monotonic clock.
+    """
 
     ends: Ends
     way: Way
     here: psycopg.Connection
     there: psycopg.Connection
+    here_aside: psycopg.Connection
+    there_aside: psycopg.Connection
     until: float
     sequences: Sequences
     timeline: str
@@ -110,7 +125,8 @@ def forward_way(ends: Ends) -> Way:
         ends.target,
         move.source_keys,
         move.target_keys,
-        ends.source_members,
+        ends.source_standbys,
+        ends.target_standbys,
         move.epoch,
         ends.forward,
         ends.reverse,
@@ -126,7 +142,8 @@ def backward_way(ends: Ends) -> Way:
         ends.source,
         move.target_keys | move.keys,
         move.source_keys - move.keys,
-        ends.target_members,
+        ends.target_standbys,
+        ends.source_standbys,
         Epoch(move.epoch + 1),
         ends.reverse,
         "",
@@ -137,7 +154,14 @@ def backward_way(ends: Ends) -> Way:
 def cut(ends: Ends, way: Way) -> CutResult:
     """Hand the keys over. Raises NotReady with nothing changed when its moment has not come."""
     move = ends.move
-    with open_session(way.loser) as here, open_session(way.gainer) as there:
+    with (
+        open_session(way.loser, **_LOCAL) as here,
+        open_session(way.gainer, **_LOCAL) as there,
+        open_session(way.loser) as here_aside,
+        open_session(way.gainer) as there_aside,
+    ):
+        for connection in (here, there):
+            take_over(connection, ends.token)
         closing = narrowed(move, read_guards(here), way.loser_keys, way.epoch)
         gaining = read_guards(there)
         opening = widened(move, gaining, way.gainer_keys, way.epoch)
@@ -148,13 +172,15 @@ def cut(ends: Ends, way: Way) -> CutResult:
         sequences = read_sequences(here)
         carry_sequences(there, sequences, room=SEQUENCE_ROOM)
         if way.back_slot:
-            advance_slot(there, way.back_slot, FLUSH)
+            advance_slot(there, way.back_slot, sql.SQL(FLUSH), ends.token)
         fences = [(c, statements(here, way.loser, move, c)) for c in closing]
         openings = [(c, statements(there, way.gainer, move, c)) for c in opening]
         line = timeline(here)
+        for connection in (here, there):
+            connection.execute(f"SET statement_timeout = {move.pause_max_ms}")
         begun = time.monotonic()
         limit = begun + move.pause_max_ms / 1000
-        run = _Run(ends, way, here, there, limit, sequences, line)
+        run = _Run(ends, way, here, there, here_aside, there_aside, limit, sequences, line)
         try:
             _close(run, fences)
             _open_first(run, openings)
@@ -173,35 +199,35 @@ def _close(run: _Run, fences: list[tuple[GuardChange, sql.Composed]]) -> None:
     """Fence, drain and seal; whatever fails here, nothing is open and the loser gets its keys."""
     try:
         beat = secrets.randbits(62)
-        lsn, sequences = _fence(run, fences, beat)
-        _drain(run, beat, lsn)
+        sequences = _fence(run, fences, beat)
+        _drain(run, beat)
         _seal(run, sequences)
+    except pg.QueryCanceled:
+        raise _BackOut("a statement took longer than writers may wait") from None
     except (psycopg.Error, ReconcilerError):
         with suppress(psycopg.Error, ReconcilerError):
             _give_back(run)
         raise
 
 
-def _fence(
-    run: _Run, fences: list[tuple[GuardChange, sql.Composed]], beat: int
-) -> tuple[str, Sequences]:
+def _fence(run: _Run, fences: list[tuple[GuardChange, sql.Composed]], beat: int) -> Sequences:
     """Narrow the loser's guards, one table a transaction; the lock waits writers out.
 
-    The last one also writes the beat: by its commit every writer in flight has ended. Returns a
-    position in the WAL after all fences but that commit, and the sequences as of then.
+    The last one also writes the beat: by its commit every writer in flight has ended. Returns the
+    sequences as of then.
     """
-    tail = sql.SQL(
-        "INSERT INTO shardwright.beat (lane, v) VALUES ({}, {});"
-        " SELECT pg_current_wal_insert_lsn()::text, s.* FROM ({}) AS s"
-    ).format(sql.Literal(run.way.lane), sql.Literal(beat), sql.SQL(READ_SEQUENCES))
-    seen: tuple[str, Sequences] = ("", ([], [], []))
+    tail = sql.SQL("INSERT INTO shardwright.beat (lane, v) VALUES ({}, {}); {}").format(
+        sql.Literal(run.way.lane), sql.Literal(beat), sql.SQL(READ_SEQUENCES)
+    )
+    seen: Sequences = ([], [], [])
     for number, (change, body) in enumerate(fences, 1):
         last = number == len(fences)
         if change.needed:
             whole = sql.SQL("; ").join([body, tail]) if last else body
             table, wait_ms = [change.table], run.left_ms()
+            commit = "local" if last else "off"
             seen = _fence_one(
-                run, change, locked(table, whole, run.ends.token, wait_ms=wait_ms, flushed=last)
+                run, change, locked(table, whole, run.ends.token, wait_ms=wait_ms, commit=commit)
             )
             run.fenced.append(change)
         elif last:
@@ -209,7 +235,7 @@ def _fence(
     return seen
 
 
-def _fence_one(run: _Run, change: GuardChange, whole: sql.Composed) -> tuple[str, Sequences]:
+def _fence_one(run: _Run, change: GuardChange, whole: sql.Composed) -> Sequences:
     try:
         return _last_row(run.here.execute(whole))
     except _LOCKED:
@@ -218,87 +244,107 @@ def _fence_one(run: _Run, change: GuardChange, whole: sql.Composed) -> tuple[str
         raise _BackOut(f"{name} was not free of writers in time: {who}") from None
 
 
-def _last_row(cursor: psycopg.Cursor) -> tuple[str, Sequences]:
+def _last_row(cursor: psycopg.Cursor) -> Sequences:
     """Return what the last of several statements answered, if it did."""
     while cursor.nextset():
         pass
     row = cursor.fetchone() if cursor.description else None
-    return (str(row[0]), (row[1], row[2], row[3])) if row and len(row) == 4 else ("", ([], [], []))
+    return (row[0], row[1], row[2]) if row and len(row) == 3 else ([], [], [])
 
 
-def _drain(run: _Run, beat: int, lsn: str) -> None:
+def _drain(run: _Run, beat: int) -> None:
     """Wait for the beat: once it arrives, all before it has arrived.
 
-    Its commit is synchronous, so the fences are on a synchronous standby; any other member that
-    may be promoted has to have them as well, or its promotion would un-fence.
+    Meanwhile the fences go to the standbys that may be promoted: without them a promotion would
+    un-fence.
     """
-    while not has_beat(run.there, run.way.lane, beat):
-        try:
-            run.left_ms()
-        except _BackOut:
-            raise _BackOut(f"{run.way.gainer.name} had not applied everything in time") from None
-        time.sleep(POLL_S)
-    while late := behind_standbys(run.here, run.way.loser_members, lsn):
+    with following(run.here, run.here_aside, run.way.loser_standbys) as late:
+        while not has_beat(run.there, run.way.lane, beat):
+            try:
+                run.left_ms()
+            except _BackOut:
+                why = f"{run.way.gainer.name} had not applied everything in time"
+                raise _BackOut(why) from None
+            time.sleep(POLL_S)
+        _await(run, late, "the fence")
+
+
+def _await(run: _Run, late: Callable[[], str], what: str) -> None:
+    while who := late():
         if time.monotonic() > run.until:
-            raise _BackOut(f"{late} had not got the fence in time")
+            raise _BackOut(f"{who} had not got {what} in time")
         time.sleep(POLL_S)
 
 
 def _seal(run: _Run, sequences: Sequences) -> None:
-    """Sequences go on beyond the loser's; the way back begins after what was applied."""
+    """Sequences go on beyond the loser's; the way back begins after what was applied.
+
+    All of it has to be where a promotion of the gainer finds it before the gainer is opened: the
+    loser never sends again what was confirmed.
+    """
     if overtook(run.sequences, sequences):
         carry_sequences(run.there, sequences, room=0)
     if run.way.back_slot:
         note = sql.SQL("UPDATE shardwright.moved SET cut_timeline = {} WHERE move_id = {}")
         move, line = sql.Literal(run.ends.move.id), sql.Literal(run.timeline)
-        advance_slot(run.there, run.way.back_slot, note.format(line, move))
+        advance_slot(run.there, run.way.back_slot, note.format(line, move), run.ends.token)
+    else:
+        run.there.execute(FLUSH)
+    with following(run.there, run.there_aside, run.way.gainer_standbys) as late:
+        _await(run, late, "the rows")
     run.left_ms()
 
 
 def _open_first(run: _Run, openings: list[tuple[GuardChange, sql.Composed]]) -> None:
     """Open one table, the commit point; all in one transaction where no writer can be in between.
 
-    Only a lock that was not free is a reason to back out: any other failure leaves it open whether
-    the table is open, and only a look can tell.
+    Only a lock that was not free, or a statement that was too long, is a reason to back out: any
+    other failure leaves it open whether the table is open, and only a look can tell. Its commit
+    waits for no standby: should a promotion lose it, the next look finds all closed and no write.
     """
     first = openings if run.way.alone else openings[:1]
     body = sql.SQL("; ").join([body for _, body in first])
     tables = [change.table for change, _ in first]
     try:
-        run.there.execute(locked(tables, body, run.ends.token, wait_ms=run.left_ms()))
-    except _LOCKED:
+        wait_ms = run.left_ms()
+        run.there.execute(locked(tables, body, run.ends.token, wait_ms=wait_ms, commit="local"))
+    except (*_LOCKED, pg.QueryCanceled):
         who = blockers(run.there, tables[0].name)
         raise _BackOut(f"{tables[0].name} could not be opened in time: {who}") from None
 
 
 def _open_others(run: _Run, openings: list[tuple[GuardChange, sql.Composed]]) -> None:
     if not run.way.alone:
+        run.there.execute("RESET statement_timeout")
         for change, body in openings[1:]:
-            try_locked(run.there, [change.table], body, run.ends.token)
+            try_locked(run.there, [change.table], body, run.ends.token, commit="local")
 
 
 def _give_back(run: _Run) -> None:
     """Let the loser accept the keys again: what its guards said before."""
+    run.here.execute("RESET statement_timeout")
     undone = [change.undone() for change in run.fenced]
     changes = [change for change in undone if change is not None]
-    change_guards(run.here, run.way.loser, run.ends.move, changes, run.ends.token)
+    change_guards(run.here, run.way.loser, run.ends.move, changes, run.ends.token, commit="local")
     _widen(run.ends, run.way, run.here)
 
 
 def _widen(ends: Ends, way: Way, here: psycopg.Connection) -> None:
     before = Epoch(way.epoch - 1)
     changes = widened(ends.move, read_guards(here), way.loser_keys, before)
-    change_guards(here, way.loser, ends.move, changes, ends.token)
+    # A standby that is away would hold the writers up; one that lacks it only shows a fence again.
+    change_guards(here, way.loser, ends.move, changes, ends.token, commit="local")
 
 
 def _open_rest(ends: Ends, way: Way, here: psycopg.Connection, there: psycopg.Connection) -> None:
     """Open what is still closed at the gainer. Raises GuardsForbid unless the loser refuses all."""
+    take_over(here, ends.token)
     closed = refusing(ends.move, read_guards(here))
     still = sorted({t.name for t in ends.move.tables} - set(closed))
     if still:
         raise GuardsForbid(way.loser.subject, f"it accepts the keys in {', '.join(still)}")
     changes = widened(ends.move, read_guards(there), way.gainer_keys, way.epoch)
-    change_guards(there, way.gainer, ends.move, changes, ends.token)
+    change_guards(there, way.gainer, ends.move, changes, ends.token, commit="local")
 
 
 def finish_opening(ends: Ends) -> None:
@@ -312,6 +358,7 @@ def unfence(ends: Ends) -> None:
     """Let the source accept the keys again. Raises GuardsForbid once a table of the target does."""
     way = forward_way(ends)
     with open_session(way.loser) as here, open_session(way.gainer) as there:
+        take_over(there, ends.token)
         open_there = accepting(ends.move, read_guards(there))
         if open_there:
             problem = f"it accepts the keys in {', '.join(open_there)}"

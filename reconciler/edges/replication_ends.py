@@ -89,7 +89,7 @@ def unknown_room(_: ScopeKey) -> int | None:
 
 @dataclass(frozen=True, slots=True)
 class Ends:
-    """A move with both its servers, their members, and the applier's token.
+    """A move with both its servers, their standbys, and the applier's token.
 
     ``room`` tells how many bytes of disk a shard's primary has left.
     """
@@ -97,8 +97,8 @@ class Ends:
     move: Move
     source: Server
     target: Server
-    source_members: tuple[str, ...]
-    target_members: tuple[str, ...]
+    source_standbys: tuple[str, ...]
+    target_standbys: tuple[str, ...]
     token: FencingToken
     limits: Limits
     room: Room = unknown_room
@@ -152,6 +152,18 @@ def patient(at: Server, limits: Limits) -> Server:
 def check_fence(connection: psycopg.Connection, token: FencingToken) -> None:
     """Take turns with other appliers until this transaction ends. Raises PS002 when superseded."""
     connection.execute("SELECT shardwright.check_fence(%s)", [token])
+
+
+def take_over(connection: psycopg.Connection, token: FencingToken) -> None:
+    """Refuse former appliers from now on, in a transaction of its own.
+
+    What a side shows is acted upon at the other only after this: else a former applier that was
+    stopped half-way may change it in between. No standby is waited for: one that is promoted
+    without it ends the former applier's sessions. Raises PS002 when superseded.
+    """
+    with connection.transaction():
+        connection.execute("SET LOCAL synchronous_commit = local")
+        check_fence(connection, token)
 
 
 def share_fence(connection: psycopg.Connection, at: Server, token: FencingToken) -> None:

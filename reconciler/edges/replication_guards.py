@@ -151,19 +151,19 @@ def locked(
     token: FencingToken,
     *,
     wait_ms: int,
-    flushed: bool = True,
+    commit: str = "on",
 ) -> sql.Composed:
     """Return one transaction, in one round trip, that runs ``body`` with writers waited out.
 
     The first lock keeps other DDL out and ends an autovacuum, without holding writers back; a
     deadlock_timeout this short is what makes the autovacuum give way at once. ``wait_ms`` bounds
-    the second, behind which writers queue. Without ``flushed`` the commit is made durable by a
-    later one of the same session's server.
+    the second, behind which writers queue. ``commit`` is its synchronous_commit: "off" is made
+    durable by a later one of the same server, "local" is never held up by a standby.
     """
     parts: list[sql.Composable] = [
         sql.SQL("SELECT shardwright.check_fence({})").format(sql.Literal(int(token))),
         sql.SQL("SET LOCAL deadlock_timeout = '10ms'"),
-        sql.SQL("SET LOCAL synchronous_commit = {}").format(sql.SQL("on" if flushed else "off")),
+        sql.SQL("SET LOCAL synchronous_commit = {}").format(sql.SQL(commit)),
     ]
     for limit, mode in (
         (min(wait_ms, DDL_WAIT_MS), "UPDATE EXCLUSIVE"),
@@ -185,6 +185,8 @@ def change_guards(
     move: Move,
     changes: list[GuardChange],
     token: FencingToken,
+    *,
+    commit: str = "on",
 ) -> None:
     """Make the changes that are needed, one table a transaction, patiently.
 
@@ -193,7 +195,7 @@ def change_guards(
     for change in changes:
         if change.needed:
             body = statements(connection, at, move, change)
-            try_locked(connection, [change.table], body, token)
+            try_locked(connection, [change.table], body, token, commit=commit)
 
 
 def try_locked(
@@ -201,9 +203,11 @@ def try_locked(
     tables: list[ShardedTable],
     body: sql.Composable,
     token: FencingToken,
+    *,
+    commit: str = "on",
 ) -> None:
     """Run ``body`` with the tables locked, again while the locks are not free."""
-    whole = locked(tables, body, token, wait_ms=WRITERS_WAIT_MS)
+    whole = locked(tables, body, token, wait_ms=WRITERS_WAIT_MS, commit=commit)
     for attempt in range(ATTEMPTS_MAX):
         try:
             connection.execute(whole)

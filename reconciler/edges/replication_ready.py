@@ -5,6 +5,7 @@ from __future__ import annotations
 import psycopg
 
 from reconciler.edges.replication_ends import Ends, NotReady, one_text, timeline
+from reconciler.edges.replication_standbys import why_not_promotable
 
 LAG_BYTES_MAX = 64 * 1024
 
@@ -18,11 +19,6 @@ By what it has applied where it follows: what it confirms is what it flushed, wh
 ``synchronous_commit = off`` is always a quarter of a second behind (resharding.md, 3.1).
 """
 _SLOT = f"SELECT s.slot_name, s.active, {LAG} FROM pg_replication_slots s"  # noqa: S608
-_BEHIND = """
-SELECT string_agg(r.application_name, ', ') FROM pg_stat_replication r
- WHERE r.application_name = ANY(%s) AND r.state IN ('streaming', 'catchup')
-   AND coalesce(r.flush_lsn, '0/0') < %s::pg_lsn
-"""
 _BLOCKERS = """
 SELECT string_agg(DISTINCT format('%%s %%s of %%s, for %%s ms',
                   coalesce(nullif(a.application_name, ''), 'process'), a.pid, a.usename,
@@ -31,16 +27,15 @@ SELECT string_agg(DISTINCT format('%%s %%s of %%s, for %%s ms',
  WHERE l.relation = %s::regclass AND l.granted AND l.pid <> pg_backend_pid()
    AND l.mode NOT IN ('AccessShareLock', 'RowShareLock')
 """
-_SYNCHRONOUS = """
-SELECT current_setting('synchronous_standby_names') = ''
-    OR EXISTS (SELECT FROM pg_stat_replication WHERE sync_state IN ('sync', 'quorum'))
-"""
 
 
 def check_ready(
     ends: Ends, here: psycopg.Connection, there: psycopg.Connection, lane: str, back_slot: str
 ) -> None:
-    """Raise NotReady unless the stream runs close behind and neither side failed over."""
+    """Raise NotReady unless the stream runs close behind and neither side failed over.
+
+    Nor while a standby is away that could be promoted without the fence.
+    """
     _check_stream(ends, here, lane)
     row = there if back_slot else here
     noted = row.execute(
@@ -58,9 +53,13 @@ def check_ready(
         query = "SELECT 1 FROM pg_replication_slots WHERE slot_name = %s AND wal_status <> 'lost'"
         if not one_text(there, query, back_slot):
             raise NotReady(subject, "the slot of the way back is gone")
-    for connection in (here, there):
-        if one_text(connection, _SYNCHRONOUS) != "True":
-            raise NotReady(subject, "a synchronous standby is asked for and none is there")
+    losing, gaining = (here, there) if back_slot else (there, here)
+    for connection, at, standbys in (
+        (losing, ends.source, ends.source_standbys),
+        (gaining, ends.target, ends.target_standbys),
+    ):
+        if why := why_not_promotable(connection, standbys):
+            raise NotReady(at.subject, why)
 
 
 def _check_stream(ends: Ends, here: psycopg.Connection, lane: str) -> None:
@@ -71,14 +70,6 @@ def _check_stream(ends: Ends, here: psycopg.Connection, lane: str) -> None:
         raise NotReady(subject, "the stream does not run")
     if slots[0][2] is None or slots[0][2] > LAG_BYTES_MAX:
         raise NotReady(subject, f"the stream is {slots[0][2]} B behind, more than {LAG_BYTES_MAX}")
-
-
-def behind_standbys(connection: psycopg.Connection, members: tuple[str, ...], lsn: str) -> str:
-    """Name the standbys among the members that have not flushed the WAL up to ``lsn``.
-
-    One that is not connected is not waited for: only a synchronous one may be promoted then.
-    """
-    return one_text(connection, _BEHIND, list(members), lsn)
 
 
 def blockers(connection: psycopg.Connection, table: str) -> str:

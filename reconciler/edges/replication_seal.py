@@ -7,7 +7,8 @@ from __future__ import annotations
 import psycopg
 from psycopg import sql
 
-from reconciler.edges.replication_ends import NotReady, one_text
+from reconciler.edges.replication_ends import NotReady
+from reconciler.model.names import FencingToken
 
 SEQUENCE_MARGIN = 10_000
 """Values that a sequence is set beyond its counterpart's: more than are taken during a cut."""
@@ -73,22 +74,30 @@ def overtook(before: Sequences, now: Sequences) -> bool:
     )
 
 
-def advance_slot(connection: psycopg.Connection, slot: str, flush: sql.Composable) -> None:
+def advance_slot(
+    connection: psycopg.Connection, slot: str, flush: sql.Composable, token: FencingToken
+) -> None:
     """Move a slot that nobody follows past everything that was applied here.
 
     Else PostgreSQL 15 sends the rows back to where they came from. An advance stops, in silence, at
     what is flushed, and the apply worker's commits are not; ``flush`` is a statement whose
-    synchronous commit flushes them (resharding.md, 3.1, rule 4). Raises NotReady.
+    commit flushes them (resharding.md, 3.1, rule 4). A superseded applier would advance it past
+    the target's own writes, which a rollback then lacks: the token's row stays locked until the
+    advance is done. Raises NotReady.
     """
+    fence = sql.SQL("SELECT shardwright.check_fence({})").format(sql.Literal(int(token)))
     cursor = connection.execute(
-        sql.SQL("SELECT pg_current_wal_insert_lsn()::text; {}").format(flush)
+        sql.SQL("SELECT pg_current_wal_insert_lsn()::text; {}; {}").format(fence, flush)
     )
     row = cursor.fetchone()
     wanted = str(row[0]) if row else ""
-    query = "SELECT end_lsn >= %s::pg_lsn FROM pg_replication_slot_advance(%s, %s::pg_lsn)"
-    if one_text(connection, query, wanted, slot, wanted) != "True":
+    cursor = connection.execute(
+        sql.SQL(
+            "{fence}; SELECT end_lsn >= {wanted}::pg_lsn"
+            " FROM pg_replication_slot_advance({slot}, {wanted}::pg_lsn)"
+        ).format(fence=fence, wanted=sql.Literal(wanted), slot=sql.Literal(slot))
+    )
+    cursor.nextset()
+    row = cursor.fetchone()
+    if row is None or not row[0]:
         raise NotReady(f"slot {slot}", f"it did not advance to {wanted}")
-
-
-FLUSH = sql.SQL("SELECT pg_logical_emit_message(true, 'shardwright', 'cut')")
-"""Writes a record of its own, so that the commit is one that flushes."""

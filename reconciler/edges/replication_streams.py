@@ -22,6 +22,7 @@ from reconciler.edges.replication_ends import (
     open_session,
     run,
     silent_session,
+    take_over,
 )
 from reconciler.edges.replication_tables import MovedTable, all_tables, sharded_tables
 from reconciler.model.errors import ReconcilerError
@@ -135,13 +136,16 @@ def arm(ends: Ends) -> None:
     if states.get(ends.reverse) not in (None, "lost"):
         return
     publish(ends.target, ends.reverse, tables, ends)
-    drop_slots(ends.target, ends.reverse)
+    drop_slots(ends.target, ends.reverse, ends.token)
     wait_ms = ends.limits.slot_wait_ms
     with open_session(ends.target, statement_timeout=str(wait_ms)) as connection:
         make = "SELECT pg_create_logical_replication_slot(%s, 'pgoutput')"
         try:
-            connection.execute("SELECT shardwright.check_fence(%s)", [ends.token])
-            connection.execute(make, [ends.reverse])
+            take_over(connection, ends.token)
+            with connection.transaction():
+                # A slot that a superseded applier made late would pass for a way back without gaps.
+                connection.execute("SELECT shardwright.hold_fence(%s)", [ends.token])
+                connection.execute(make, [ends.reverse])
         except (pg.QueryCanceled, pg.LockNotAvailable):
             raise slot_blocked(ends.target) from None
 
@@ -230,22 +234,25 @@ def drop_subscription(subscriber: Server, name: str, token: FencingToken) -> Non
         run(connection, "DROP SUBSCRIPTION IF EXISTS {}", sql.Identifier(name))
 
 
-def drop_slots(publisher: Server, prefix: str) -> None:
+def drop_slots(publisher: Server, prefix: str, token: FencingToken) -> None:
     """Drop the slots whose names begin so, and end who follows them. Raises NotReady."""
     with open_session(publisher) as connection:
         for _ in range(DROP_ATTEMPTS_MAX):
             names = [name for name, _ in _slots(connection, prefix)]
             if not names:
                 return
-            followed = connection.execute(
-                "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots"
-                " WHERE slot_name = ANY(%s) AND active_pid IS NOT NULL",
-                [names],
-            ).fetchall()
+            with connection.transaction():
+                check_fence(connection, token)
+                followed = connection.execute(
+                    "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots"
+                    " WHERE slot_name = ANY(%s) AND active_pid IS NOT NULL",
+                    [names],
+                ).fetchall()
             if followed:
                 connection.execute("SELECT pg_sleep(%s)", [DROP_PAUSE_S])
             # Followed again, or gone, since it was looked at:
-            with suppress(pg.ObjectInUse, pg.UndefinedObject):
+            with suppress(pg.ObjectInUse, pg.UndefinedObject), connection.transaction():
+                check_fence(connection, token)
                 connection.execute(
                     "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots"
                     " WHERE slot_name = ANY(%s) AND NOT active",
@@ -257,7 +264,7 @@ def drop_slots(publisher: Server, prefix: str) -> None:
 def drop_forward(ends: Ends) -> None:
     """Drop the forward subscription, then its slot: on 15 both ways at once make rows go round."""
     stop_following(ends.target, ends.forward, ends.token)
-    drop_slots(ends.source, ends.forward)
+    drop_slots(ends.source, ends.forward, ends.token)
     drop_subscription(ends.target, ends.forward, ends.token)
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,7 +25,7 @@ from tests.edges.replication_world import (
     make_world,
     running_pair,
 )
-from tests.edges.servers import SUPERUSER_PASSWORD, postgres_binaries
+from tests.edges.servers import postgres_binaries
 from tests.edges.shard import TOKEN
 
 
@@ -160,68 +158,6 @@ def raise_token(world: MoveWorld) -> None:
     for shard in (world.source, world.target):
         with shard.connect() as connection:
             connection.execute("SELECT shardwright.check_fence(%s)", [FencingToken(TOKEN + 1)])
-
-
-def test_a_missing_synchronous_standby_holds_the_cut_and_not_the_writers(world: MoveWorld) -> None:
-    world.go(until=lambda act: isinstance(act, acts.Cut))
-    with world.source.connect() as connection:
-        connection.execute("SET synchronous_commit = local")
-        connection.execute("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
-        connection.execute("SELECT pg_reload_conf()")
-        try:
-            await_setting(connection, "nobody")
-            with pytest.raises(NotReady, match="synchronous standby"):
-                world.mover.cut(world.move, *world.seats, TOKEN)
-        finally:
-            connection.execute("ALTER SYSTEM RESET synchronous_standby_names")
-            connection.execute("SELECT pg_reload_conf()")
-            await_setting(connection, "")
-    assert world.view().fenced == ()
-
-
-def await_setting(connection: psycopg.Connection[tuple[object, ...]], value: str) -> None:
-    deadline = time.monotonic() + 60
-    while connection.execute("SHOW synchronous_standby_names").fetchone() != (value,):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
-def test_a_standby_without_the_fence_makes_the_cut_back_out(
-    pair: Pair, world: MoveWorld, tmp_path: Path
-) -> None:
-    """pg_receivewal under a member's name is one that says it has flushed nothing yet."""
-    world.go(until=lambda act: isinstance(act, acts.Cut))
-    environment = {
-        **os.environ, "PGPASSWORD": SUPERUSER_PASSWORD, "PGAPPNAME": "shop-s0-0",
-        "PGSSLROOTCERT": world.source.login.tls.ca,
-    }  # fmt: skip
-    with (pair.source.home / "data" / "pg_hba.conf").open("a") as hba:
-        hba.write("host replication all 127.0.0.1/32 scram-sha-256\n")
-    with world.source.connect() as connection:
-        connection.execute("SELECT pg_reload_conf()")
-        receiver = subprocess.Popen(
-            [str(pair.source.bin / "pg_receivewal"), "-h", "127.0.0.1", "-U", "postgres",
-             "-p", str(pair.source.port), "-D", str(tmp_path), "--no-loop"],
-            env=environment,
-        )  # fmt: skip
-        try:
-            deadline = time.monotonic() + 60
-            query = (
-                "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'"
-                " AND application_name = 'shop-s0-0'"
-            )
-            while connection.execute(query).fetchone() != (1,):
-                assert time.monotonic() < deadline
-                assert receiver.poll() is None
-                time.sleep(0.05)
-
-            result = world.mover.cut(world.move, *world.seats, TOKEN)
-        finally:
-            receiver.kill()
-            receiver.wait()
-    assert not result.opened
-    assert result.reason == "shop-s0-0 had not got the fence in time"
-    assert (world.view().fenced, world.view().opened) == ((), ())
 
 
 def test_a_finished_move_cannot_be_rolled_back_and_an_ended_one_leaves_the_guard(

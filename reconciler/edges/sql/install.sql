@@ -43,12 +43,18 @@ CREATE TABLE IF NOT EXISTS shardwright.fencing (
 );
 INSERT INTO shardwright.fencing (token) VALUES (0) ON CONFLICT DO NOTHING;
 
--- The row lock lasts until the caller's transaction ends: two appliers take turns.
+-- The row lock lasts until the caller's transaction ends: two appliers take turns. To raise the
+-- token the table's lock comes first, while there is no transaction id yet: whoever makes a slot
+-- holds that table (hold_fence) and waits for every transaction id.
 CREATE OR REPLACE FUNCTION shardwright.check_fence(presented bigint) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $f$
 DECLARE
   stored bigint;
 BEGIN
+  SELECT f.token INTO STRICT stored FROM shardwright.fencing f;
+  IF stored < presented THEN
+    LOCK TABLE shardwright.fencing IN ROW EXCLUSIVE MODE;
+  END IF;
   SELECT f.token INTO STRICT stored FROM shardwright.fencing f FOR UPDATE;
   IF stored > presented THEN
     RAISE EXCEPTION USING ERRCODE = 'PS002',

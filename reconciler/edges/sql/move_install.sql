@@ -43,6 +43,20 @@ BEGIN
   END IF;
 END $f$;
 
+-- As check_fence, for what must not have a transaction id: making a slot waits for each of them.
+-- The token is held where it is, so the caller has to have raised it before.
+CREATE OR REPLACE FUNCTION shardwright.hold_fence(presented bigint) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $f$
+BEGIN
+  LOCK TABLE shardwright.fencing IN SHARE MODE;
+  PERFORM FROM shardwright.fencing f WHERE f.token = presented;
+  IF NOT FOUND THEN
+    RAISE EXCEPTION USING ERRCODE = 'PS002',
+      MESSAGE = format('fencing token %s is not the present one: another applier took over',
+                       presented);
+  END IF;
+END $f$;
+
 -- resharding.md, 3.3b. Argument: the epoch that a client has to know.
 CREATE OR REPLACE FUNCTION shardwright.reject_stale() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $f$
@@ -56,5 +70,5 @@ BEGIN
 END $f$;
 
 REVOKE ALL ON shardwright.beat, shardwright.moved, shardwright.move_ddl FROM PUBLIC;
-REVOKE ALL ON FUNCTION shardwright.expect_guard(regclass, bytea), shardwright.reject_stale()
-  FROM PUBLIC;
+REVOKE ALL ON FUNCTION shardwright.expect_guard(regclass, bytea), shardwright.reject_stale(),
+  shardwright.hold_fence(bigint) FROM PUBLIC;
