@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import math
 import os
 import re
 import socket
@@ -15,7 +16,10 @@ from reconciler.engine.loop import World
 from reconciler.engine.observe import Eyes
 
 if TYPE_CHECKING:
+    from reconciler.edges.etcd_gateway import EtcdTimeouts
     from reconciler.edges.local.platform import LocalPlatform
+    from reconciler.edges.patroni import PatroniTimeouts
+    from reconciler.edges.postgres_session import PostgresTimeouts
     from reconciler.engine.saved import SourceRequest
     from reconciler.settings import Settings
     from reconciler.spec.documents import Documents
@@ -42,20 +46,35 @@ def open_world(settings: Settings) -> World:
 
     platform = local_platform(settings)
     tls, clock = platform.client_tls(), SystemClock()
+    etcd, patroni, postgres = timeouts(settings.answer_s)
     return World(
         eyes=Eyes(
             platform=platform,
-            store=EtcdStore(platform.etcd_endpoints(), tls),
-            patroni=PatroniRest(),
-            postgres=PostgresSql(),
+            store=EtcdStore(platform.etcd_endpoints(), tls, etcd),
+            patroni=PatroniRest(patroni),
+            postgres=PostgresSql(postgres),
             clock=clock,
             parallel=settings.observe_parallel,
         ),
-        mover=LogicalMover(room=platform.free_bytes),
+        mover=LogicalMover(timeouts=postgres, room=platform.free_bytes),
         clock=clock,
         settings=settings,
         actor=actor(),
         is_gone=is_gone,
+    )
+
+
+def timeouts(answer_s: float) -> tuple[EtcdTimeouts, PatroniTimeouts, PostgresTimeouts]:
+    """Return the edges' bounds when one question may take ``answer_s``; the others are fixed."""
+    from reconciler.edges.etcd_gateway import EtcdTimeouts
+    from reconciler.edges.patroni import PatroniTimeouts
+    from reconciler.edges.postgres_session import PostgresTimeouts
+
+    connect_s = math.ceil(min(answer_s, PostgresTimeouts().connect_s))
+    return (
+        EtcdTimeouts(connect_s=min(answer_s, EtcdTimeouts().connect_s), read_s=answer_s),
+        PatroniTimeouts(deadline_s=answer_s),
+        PostgresTimeouts(connect_s=connect_s, look_ms=math.ceil(answer_s * 1000)),
     )
 
 

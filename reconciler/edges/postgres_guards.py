@@ -15,6 +15,7 @@ import psycopg
 from psycopg import errors as pg
 from psycopg import sql
 
+from reconciler.edges.bounded_connection import set_statement_timeout
 from reconciler.edges.postgres_catalog import GUARDS, decode_guards
 from reconciler.edges.postgres_session import (
     LockNotObtained,
@@ -191,7 +192,7 @@ def _refuse_foreign_rows(connection: psycopg.Connection, target: Target, guard: 
         key=sql.Identifier(guard.table.key), table=guard.identifier, owns=guard.owns("row_there")
     )
     with connection.transaction():
-        connection.execute("SET LOCAL statement_timeout = 0")  # as long as reading all of it takes
+        set_statement_timeout(connection, 0, local=True)  # as long as reading all of it takes
         found = connection.execute(query).fetchone()
     if found is None:
         return

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import psycopg
 from psycopg import errors as pg
 
+from reconciler.edges.bounded_connection import BoundedConnection, limit
 from reconciler.model.access import FencedOff
 from reconciler.model.errors import ReconcilerError
 from reconciler.model.platform import Credential, Endpoint, TlsFiles
@@ -103,9 +104,14 @@ class Interrupted(ReconcilerError):
 
 @dataclass(frozen=True, slots=True)
 class PostgresTimeouts:
-    """Bounds on sessions. ``schema_statement_ms`` is for statements of schema files."""
+    """Bounds on sessions.
+
+    ``look_ms`` is for a look at the catalogs, ``schema_statement_ms`` for statements of schema
+    files. The client waits a little longer than the server itself does.
+    """
 
     connect_s: int = 3
+    look_ms: int = 5_000
     statement_ms: int = 30_000
     lock_ms: int = 5_000
     idle_in_transaction_ms: int = 60_000
@@ -135,7 +141,7 @@ def superuser_options(timeouts: PostgresTimeouts, *, read_only: bool = False) ->
     """Return the settings of a session of ours."""
     options = {
         "search_path": "pg_catalog",
-        "statement_timeout": str(timeouts.statement_ms),
+        "statement_timeout": str(timeouts.look_ms if read_only else timeouts.statement_ms),
         "lock_timeout": str(timeouts.lock_ms),
         "idle_in_transaction_session_timeout": str(timeouts.idle_in_transaction_ms),
         "jit": "off",
@@ -164,10 +170,12 @@ def session(
 ) -> Iterator[psycopg.Connection]:
     """Open an autocommit session on the primary; every psycopg error leaves it typed.
 
-    With ``replication`` it understands the commands of a logical walsender as well. Raises the
-    errors of this module, and FencedOff.
+    With ``replication`` it understands the commands of a logical walsender as well, which
+    statement_timeout does not bound. Raises the errors of this module, and FencedOff.
     """
     connection = _connect(target, options, replication=replication)
+    if not replication:
+        limit(connection, int(options["statement_timeout"]))
     try:
         yield connection
     except psycopg.Error as error:
@@ -178,7 +186,7 @@ def session(
 
 def _connect(target: Target, options: dict[str, str], *, replication: bool) -> psycopg.Connection:
     try:
-        connection = psycopg.connect(
+        connection = BoundedConnection.connect(
             host=target.primary.host,
             port=target.primary.postgres_port,
             user=target.credential.role,

@@ -9,6 +9,7 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
+from reconciler.edges.bounded_connection import set_statement_timeout
 from reconciler.edges.postgres_session import Target as Server
 from reconciler.edges.replication_ends import Ends, open_session, timeline
 from reconciler.edges.replication_guards import accepting, read_guards, refusing
@@ -161,7 +162,7 @@ def _has_rows(connection: psycopg.Connection, table: MovedTable, ends: Ends) -> 
     query = sql.SQL("SELECT EXISTS (SELECT FROM {} WHERE {})").format(
         table.identifier, table.where(ends.move.keys)
     )
-    connection.execute(f"SET statement_timeout = {ends.limits.statement_ms}")
+    set_statement_timeout(connection, ends.limits.statement_ms)
     row = connection.execute(query).fetchone()
     return bool(row and row[0])
 
