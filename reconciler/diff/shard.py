@@ -224,8 +224,23 @@ def _catalog(pair: Pair, catalog: Catalog) -> Iterator[Finding]:
             max(catalog.password_generation, pair.database.password_generation),
             pair.database.place.at("spec", "postgres", "passwords", "generation"),
         )
+    yield from _overrides(pair, catalog)
     yield from _schema(pair, catalog)
     yield from _guards(pair, catalog)
+
+
+def _overrides(pair: Pair, catalog: Catalog) -> Iterator[Finding]:
+    by_hand = dict(catalog.overrides)
+    for name, wanted in effective_parameters(pair.database.parameters):
+        value = by_hand.get(name.lower(), wanted)
+        if value != wanted:
+            yield Remark(
+                pair.database.key,
+                f"shard {pair.shard.name} has {name} {value} by ALTER SYSTEM, which wins over "
+                f"{wanted} as asked for; on its primary: ALTER SYSTEM RESET {name}; "
+                "SELECT pg_reload_conf()",
+                pair.database.place.at("spec", "postgres", "parameters"),
+            )
 
 
 def _missing(pair: Pair, catalog: Catalog) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from reconciler.model.access import Login
+from reconciler.model.errors import ReconcilerError
 from reconciler.model.platform import PlatformMember
 
 _ALWAYS_WRITTEN = frozenset(
@@ -27,17 +28,30 @@ _STATEMENT_MS = 5_000
 
 _SQL = """
 WITH file AS (
-  SELECT DISTINCT ON (lower(name)) lower(name) AS name, setting
+  SELECT DISTINCT ON (lower(name)) lower(name) AS name, setting, sourcefile
     FROM pg_file_settings ORDER BY lower(name), seqno DESC
 )
 SELECT (SELECT min(w.name) FROM unnest(%(names)s::text[], %(values)s::text[]) AS w(name, value)
           LEFT JOIN file f ON f.name = lower(w.name)
          WHERE f.setting IS DISTINCT FROM w.value),
+       (SELECT min(w.name) FROM unnest(%(names)s::text[], %(values)s::text[]) AS w(name, value)
+          JOIN file f ON f.name = lower(w.name) AND f.setting <> w.value
+         WHERE f.sourcefile LIKE '%%/postgresql.auto.conf'),
        (SELECT min(g.name) FROM unnest(%(gone)s::text[], %(old)s::text[]) AS g(name, value)
           JOIN file f ON f.name = lower(g.name) AND f.setting = g.value),
        pg_conf_load_time() >= (pg_stat_file(current_setting('config_file'))).modification,
        ARRAY(SELECT lower(name) FROM pg_settings WHERE pending_restart)
 """
+
+
+class ParameterOverridden(ReconcilerError):
+    """A parameter of the spec was set by ALTER SYSTEM on a member, to another value.
+
+    PostgreSQL reads postgresql.auto.conf last, so what is written there wins over everything that
+    Patroni writes. Somebody set it by hand, on this one member.
+    """
+
+    code = "PA112"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +68,7 @@ def is_settled(
     """Return what the member has not taken yet, in words; empty when it has taken everything.
 
     A member whose PostgreSQL does not answer takes the configuration when it starts: nothing is
-    waited for.
+    waited for. Raises ParameterOverridden for what waiting does not help against.
     """
     gone = [(n, v) for n, v in asked.removed if n.lower() not in _ALWAYS_WRITTEN]
     row = _ask(
@@ -70,7 +84,14 @@ def is_settled(
     if row is None:
         return ""
     names = {name.lower() for name, _ in (*asked.parameters, *asked.removed)}
-    missing, kept, is_loaded, pending = row
+    missing, overridden, kept, is_loaded, pending = row
+    if overridden is not None:
+        raise ParameterOverridden(
+            f"shard {login.key} member {member.name}",
+            f"{overridden} is set in its postgresql.auto.conf, which wins over Patroni",
+            remedy=f"on that member: ALTER SYSTEM RESET {overridden}; SELECT pg_reload_conf(); "
+            "then apply again",
+        )
     if missing is not None or kept is not None:
         return f"{missing or kept} in its postgresql.conf is not as asked"
     if not is_loaded:
@@ -88,8 +109,10 @@ def _ask(
     """Return the row of ``_SQL``; None when the member's PostgreSQL does not answer."""
     import psycopg
 
+    from reconciler.edges.bounded_connection import BoundedConnection, limit
+
     try:
-        with psycopg.connect(
+        with BoundedConnection.connect(
             host=member.endpoint.host,
             port=member.endpoint.postgres_port,
             user=login.superuser.role,
@@ -105,6 +128,7 @@ def _ask(
             options=f"-c search_path=pg_catalog -c statement_timeout={_STATEMENT_MS}",
             autocommit=True,
         ) as connection:
+            limit(connection, _STATEMENT_MS)
             return connection.execute(_SQL, parameters).fetchone()
     except psycopg.OperationalError:
         return None

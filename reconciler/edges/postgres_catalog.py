@@ -99,6 +99,7 @@ def _decode(seen: dict[str, Any], hash_ok: bool) -> Catalog:
         bytes=seen["bytes"],
         hash_ok=hash_ok,
         standbys=tuple((MemberName(n), Lsn(lsn)) for n, lsn in seen["standbys"] or ()),
+        overrides=tuple((name, value) for name, value in seen["overrides"] or ()),
     )
 
 

@@ -108,7 +108,8 @@ class Catalog:
     the database are empty for that reason. ``installed`` is our own schema's version (0: none).
     ``roles`` are the login names that exist; ``password_generation`` says how often
     their passwords were made. ``hash_ok`` is the hash self-test.
-    ``standbys`` are (member, flushed LSN) by ``pg_stat_replication``.
+    ``standbys`` are (member, flushed LSN) by ``pg_stat_replication``. ``overrides`` are parameters
+    set by ALTER SYSTEM, names in lower case, values as written.
     """
 
     server_version: int
@@ -122,6 +123,7 @@ class Catalog:
     bytes: int = 0
     hash_ok: bool = True
     standbys: tuple[tuple[MemberName, Lsn], ...] = ()
+    overrides: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -148,6 +148,18 @@ def test_a_parameter_that_needs_a_restart_says_so() -> None:
     assert ("max_connections", "100", "200") in change.parameters
 
 
+def test_a_managed_parameter_that_alter_system_overrides_is_remarked_with_the_cure() -> None:
+    wanted = replace(ONE, parameters=(("work_mem", "16MB"), ("max_wal_size", "2GB")))
+    overrides = (("max_wal_size", "2GB"), ("work_mem", "3MB"), ("zero_damaged_pages", "on"))
+
+    found = difference(wanted, with_shard(there(wanted), catalog={"overrides": overrides}))
+
+    (remark,) = found.remarks
+    assert "work_mem 3MB by ALTER SYSTEM, which wins over 16MB" in remark.text
+    assert "ALTER SYSTEM RESET work_mem" in remark.text
+    assert found.changes == ()
+
+
 def test_the_replication_mode_changes_without_a_parameter() -> None:
     change = only(
         difference(database(shard("s0", "-", synchronous=False)), RUNNING), ChangeParameters

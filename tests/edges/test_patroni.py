@@ -20,6 +20,7 @@ from reconciler.edges.patroni import (
     SwitchoverFailed,
 )
 from reconciler.edges.patroni_http import PatroniRefused, PatroniUnreachable
+from reconciler.edges.patroni_settle import ParameterOverridden
 from reconciler.model.access import Login
 from reconciler.model.names import MemberName
 from reconciler.model.observed import PatroniView, Role
@@ -178,6 +179,20 @@ def test_a_parameter_that_does_not_exist_is_named(pair: PatroniShard) -> None:
         edge.configure(pair.login, wanted, synchronous=True)
 
     pair.edge.configure(pair.login, before, synchronous=True)
+
+
+def test_a_parameter_that_alter_system_overrides_is_said_so_at_once(pair: PatroniShard) -> None:
+    member = pair.login.members[1]
+    with connect(pair.platform, pair.key, member.endpoint) as connection:
+        connection.execute("ALTER SYSTEM SET work_mem = '3MB'")
+        try:
+            with pytest.raises(ParameterOverridden, match=r"PA112.*work_mem") as caught:
+                pair.configure(work_mem="5MB")
+        finally:
+            connection.execute("ALTER SYSTEM RESET work_mem")
+    assert caught.value.subject.endswith(member.name)
+    assert "ALTER SYSTEM RESET work_mem" in caught.value.remedy
+    pair.configure(work_mem=None)
 
 
 def test_a_switchover_ends_when_the_candidate_leads_and_twice_is_as_once(

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import logging
+import os
+import signal
+from contextlib import ExitStack
 from dataclasses import replace
 
 import psycopg
 import pytest
 from psycopg import errors as pg
 
+from reconciler import wiring
 from reconciler.edges.postgres_session import (
     CertificateRefused,
     LoginRefused,
+    PostgresTimeouts,
     PostgresUnreachable,
+    Target,
+    session,
+    superuser_options,
 )
 from reconciler.model.access import FencedOff
 from reconciler.model.platform import Credential
@@ -230,6 +238,16 @@ def test_an_applier_with_a_lower_token_changes_nothing(shard: TestShard) -> None
     shard.apply(late, token=200)
 
 
+def test_what_alter_system_set_is_seen(shard: TestShard) -> None:
+    with shard.connect() as connection:
+        connection.execute("ALTER SYSTEM SET work_mem = '3MB'")
+        try:
+            assert shard.catalog().overrides == (("work_mem", "3MB"),)
+        finally:
+            connection.execute("ALTER SYSTEM RESET work_mem")
+    assert shard.catalog().overrides == ()
+
+
 def test_a_wrong_password_is_refused_without_being_shown(
     shard: TestShard, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -255,3 +273,42 @@ def test_a_server_of_another_authority_is_refused(
     stranger = make_certificates(tmp_path_factory.mktemp("tls"))
     with pytest.raises(CertificateRefused, match="PG203"):
         replace(shard, login=replace(shard.login, tls=stranger)).catalog()
+
+
+def _ask_a_stopped_backend(target: Target, stopped: list[int], *, inside: bool) -> None:
+    options = superuser_options(target.timeouts, read_only=True)
+    with session(target, options) as connection, ExitStack() as stack:
+        if inside:
+            stack.enter_context(connection.transaction())
+        stopped.append(connection.info.backend_pid)
+        os.kill(stopped[0], signal.SIGSTOP)
+        connection.execute("select 1")
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_backend_that_is_stopped_in_a_session_hangs_nobody(
+    shard: TestShard, inside: bool
+) -> None:
+    target = Target(
+        shard.primary, shard.database, shard.login.superuser, shard.login.tls,
+        PostgresTimeouts(look_ms=200), "shard shop-s0",
+    )  # fmt: skip
+    stopped: list[int] = []
+    try:
+        with pytest.raises(PostgresUnreachable, match=r"no answer within 2\.2 s") as caught:
+            _ask_a_stopped_backend(target, stopped, inside=inside)
+        assert caught.value.transient
+        assert shard.catalog().database_present  # the others serve
+    finally:
+        for backend in stopped:
+            os.kill(backend, signal.SIGCONT)
+
+
+def test_one_setting_bounds_a_question_to_each_of_the_three() -> None:
+    etcd, patroni, postgres = wiring.timeouts(0.7)
+    assert (etcd.read_s, etcd.connect_s, patroni.deadline_s) == (0.7, 0.7, 0.7)
+    assert (postgres.look_ms, postgres.connect_s) == (700, 1)
+    patient = wiring.timeouts(30)
+    assert (patient[0].read_s, patient[1].deadline_s, patient[2].look_ms) == (30, 30, 30_000)
+    options = superuser_options(postgres, read_only=True)
+    assert options["statement_timeout"] == "700"

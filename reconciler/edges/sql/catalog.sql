@@ -33,6 +33,12 @@ SELECT json_build_object(
                       ORDER BY n.nspname, c.relname)
                FROM folded f JOIN pg_class c ON c.oid = f.root
                JOIN pg_namespace n ON n.oid = c.relnamespace),
+  -- Read last of all files: what ALTER SYSTEM wrote wins over Patroni's configuration.
+  'overrides', (SELECT json_agg(json_build_array(s.name, s.setting) ORDER BY s.name)
+                  FROM (SELECT DISTINCT ON (lower(name)) lower(name) AS name, setting
+                          FROM pg_file_settings
+                         WHERE right(sourcefile, 20) = 'postgresql.auto.conf'
+                         ORDER BY lower(name), seqno DESC) s),
   'roles', (SELECT json_agg(rolname ORDER BY rolname) FROM pg_roles
              WHERE rolcanlogin AND rolname = ANY(%(roles)s))
   {ours}
