@@ -165,9 +165,9 @@ Decision = (
 )
 
 #: A primary without a keeper is stopped before a standby may promote, which is from ttl (20 s) less
-#: one ``loop_wait`` (5 s, the age of the last renewal) after its Patroni died.
+#: one ``loop_wait`` (2 s, the age of the last renewal) after its Patroni died.
 FENCE_AFTER_S = 12.0
-#: A Patroni that lived this long has renewed its lease and is no start-up failure.
+#: What lived this long is no start-up failure and is started again without a delay.
 LIVED_S = 5.0
 _DELAYS_S = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)
 _DELAY_MAX_S = 10.0

@@ -20,6 +20,7 @@ from reconciler.edges.local.home import ShardRecord, open_home, read_record
 from reconciler.edges.local.member import Member, members_of
 from reconciler.edges.local.platform import LocalPlatform
 from reconciler.edges.local.process_identity import ProcessIdentity, read_identity, send_signal
+from reconciler.edges.local.supervisor_etcd import LeaseUnreachable
 from reconciler.edges.local.supervisor_etcd import Scope as ScopeKeys
 from reconciler.edges.local.supervisor_files import read_member
 from reconciler.edges.local.tls import client_context
@@ -52,7 +53,14 @@ class FailoverShard:
         return self.members()[name].folder
 
     def keys(self) -> ScopeKeys:
-        return read_member(next(iter(self.members().values())).folder).store.read()
+        """What etcd says; a busy or just restarted one is asked again."""
+        return wait_for(self._ask_etcd, "etcd answers")
+
+    def _ask_etcd(self) -> ScopeKeys | None:
+        try:
+            return read_member(next(iter(self.members().values())).folder).store.read()
+        except LeaseUnreachable:
+            return None
 
     def leader(self) -> str:
         holder = self.keys().view.leader

@@ -13,14 +13,15 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from reconciler.edges.local import etcd_server, lifecycle, member
+from reconciler.edges.local import etcd_keeper, etcd_server, lifecycle, member
 from reconciler.edges.local.binaries import available_etcd, available_postgres
-from reconciler.edges.local.home import Home, open_home
+from reconciler.edges.local.home import Home, RecordDamaged, open_home
 from reconciler.edges.local.platform import LocalPlatform, ShardUnknown, VersionFixed
 from reconciler.edges.local.ports import PortTaken
 from reconciler.edges.local.process_identity import identity_of, send_signal, wait_until_gone
 from reconciler.edges.local.tls import client_context
 from reconciler.model.access import FencedOff
+from reconciler.model.errors import ProblemsFound
 from reconciler.model.names import FencingToken, MemberName
 from tests.local_home import (
     blueprint,
@@ -62,14 +63,14 @@ def majors() -> list[str]:
 
 
 def every_process(home: Home) -> list[int]:
-    etcd = etcd_server.running(home)
+    of_etcd = [etcd_keeper.running(home.etcd, name) for name in ("keeper", "process")]
     of_members = [
         process.pid
         for shard in home.shards()
         for one in member.members_of(home, shard)
         for process in member.processes_of(one)
     ]
-    return [*([etcd.pid] if etcd else []), *of_members]
+    return [*(process.pid for process in of_etcd if process), *of_members]
 
 
 def test_a_row_written_on_the_primary_is_on_the_standby(
@@ -112,7 +113,7 @@ def test_after_everything_was_killed_up_brings_everything_back(
     primary = member_with_role(shop_home, SHOP, "leader")
     with connect(shop, SHOP, primary.endpoint) as connection:
         connection.execute("create table kept as select generate_series(1, 1000) id")
-    # Supervisors first, as they would start again what they see die.
+    # Those that keep others first, as they would start again what they see die.
     for pid in every_process(open_home(shop_home)):
         if identity := identity_of(pid):
             send_signal(identity, signal.SIGKILL)
@@ -125,18 +126,18 @@ def test_after_everything_was_killed_up_brings_everything_back(
         connection.execute("drop table kept")
 
 
-def test_etcd_alone_killed_is_started_again_with_its_data(
-    shop: LocalPlatform, shop_home: Path
-) -> None:
-    etcd = etcd_server.running(open_home(shop_home))
-    assert etcd is not None
-    send_signal(etcd, signal.SIGKILL)
-    assert wait_until_gone([etcd], 10) == ()
+def test_etcd_killed_with_its_keeper_is_started_again_by_up(new_home: Path) -> None:
+    lifecycle.up(new_home)
+    platform, home = LocalPlatform(new_home), open_home(new_home)
+    for process in (etcd_keeper.running(home.etcd, name) for name in ("keeper", "process")):
+        assert process is not None
+        send_signal(process, signal.SIGKILL)
+        assert wait_until_gone([process], 10) == ()
     with pytest.raises(etcd_server.EtcdNotUp, match="does not run"):
-        shop.ensure_members(blueprint("shop-s0"), (0, 1))
+        platform.ensure_members(blueprint("shop-s0"), (0, 1))
 
-    assert lifecycle.up(shop_home).complete
-    assert wait_until_whole(shop_home, SHOP)
+    assert lifecycle.up(new_home).complete
+    assert etcd_keeper.running(home.etcd, "keeper") is not None
 
 
 def test_a_member_comes_and_goes_with_its_data(shop: LocalPlatform, shop_home: Path) -> None:
@@ -355,6 +356,30 @@ def test_a_remembered_port_taken_by_a_stranger_is_an_error(new_home: Path, part:
         stranger.listen()
         with pytest.raises(PortTaken, match=f"127.0.0.1:{port}"):
             lifecycle.up(new_home)
+    assert lifecycle.up(new_home).complete
+
+
+def test_a_broken_part_keeps_no_other_from_starting_and_all_problems_are_told(
+    new_home: Path,
+) -> None:
+    lifecycle.up(new_home)
+    platform, home = LocalPlatform(new_home), open_home(new_home)
+    for scope in ("a", "b", "c"):
+        platform.ensure_members(blueprint(scope, instances=1), (0,))
+    ports = {p.name: p.ports[0][1] for p in lifecycle.down(new_home).parts}
+    damaged = home.shard_record(blueprint("b").key)
+    whole = damaged.read_bytes()
+    damaged.write_text("{}")
+    with socket.socket() as stranger:
+        stranger.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        stranger.bind(("127.0.0.1", ports["a-0"]))
+        stranger.listen()
+        with pytest.raises(ProblemsFound) as caught:
+            lifecycle.up(new_home)
+    assert [type(problem) for problem in caught.value.problems] == [RecordDamaged, PortTaken]
+    damaged.write_bytes(whole)
+    running = {part.name for part in lifecycle.status(new_home).parts if part.running}
+    assert running == {"etcd", "c-0"}
     assert lifecycle.up(new_home).complete
 
 

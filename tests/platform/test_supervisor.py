@@ -19,13 +19,14 @@ from reconciler.edges.local.home import HomeRecord, open_home, read_record
 from reconciler.edges.local.process_identity import identity_of, is_alive, wait_until_gone
 from reconciler.edges.local.supervisor_etcd import EtcdAccess, LeaseUnreachable, ScopeStore
 from reconciler.edges.local.supervisor_files import (
+    Member,
     MemberHeld,
     MemberUnreadable,
     bound_log,
     hold,
     read_member,
 )
-from reconciler.edges.local.supervisor_member import parse_lsn
+from reconciler.edges.local.supervisor_member import RunningMember, Watched, parse_lsn
 from reconciler.edges.local.tls import server_files
 from reconciler.workflow.failover import GiveUpLease, LeaderKey, Survivors, Switchover
 from tests.local_home import fresh_home, wait_for
@@ -203,6 +204,26 @@ def test_a_wal_position_is_read_as_postgres_writes_it(text: str, position: int) 
 @pytest.mark.parametrize("text", ["", "0", "x/y"])
 def test_what_is_no_wal_position_is_the_lowest(text: str) -> None:
     assert parse_lsn(text) == 0
+
+
+def test_a_patroni_that_never_answered_has_kept_nothing_however_old_it_became(
+    tmp_path: Path,
+) -> None:
+    nowhere = EtcdAccess(())
+    member = Member(tmp_path, SCOPE, ME, (), "", tmp_path, "", nowhere, "", "https://127.0.0.1:1")
+    long_ago = time.monotonic() - 60
+    for heard in (False, True):
+        sleeper = subprocess.Popen(["sleep", "600"])
+        patroni = Watched.open(identity_of(sleeper.pid))
+        assert patroni is not None
+        patroni.since = long_ago
+        running = RunningMember(member, patroni=patroni, kept_at=long_ago, heard=heard)
+        running.hear()
+        assert running.heard is heard
+        sleeper.kill()
+        sleeper.wait()
+        assert running.notice_deaths()
+        assert (running.unkept_s >= 60) is not heard
 
 
 @pytest.mark.parametrize("text", [None, "", "{}", "[]", '{"etcd": 1}'])

@@ -122,6 +122,14 @@ def processes_in(data_dir: Path) -> tuple[ProcessIdentity, ...]:
     return tuple(process for process in found if process)
 
 
+def may_work_in(pid: int, folder: Path) -> bool:
+    """Whether a process works in this folder or below, or cannot be asked."""
+    try:
+        return Path(os.readlink(f"/proc/{pid}/cwd")).is_relative_to(folder)
+    except OSError:
+        return True
+
+
 def kill_all(processes: tuple[ProcessIdentity, ...], *, within_s: float) -> bool:
     """Kill with -9 and wait for the end of each, at most ``within_s`` seconds in all."""
     for process in processes:

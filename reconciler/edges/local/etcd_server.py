@@ -16,15 +16,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from reconciler.edges.local import tls
+from reconciler.edges.local import etcd_keeper, tls
 from reconciler.edges.local.binaries import EtcdBinary
 from reconciler.edges.local.home import Home, HomeRecord
-from reconciler.edges.local.launch import launch
 from reconciler.edges.local.ports import LOOPBACK, require_free
 from reconciler.edges.local.process_identity import (
     ProcessIdentity,
-    is_alive,
-    read_identity,
     send_signal,
     wait_until_gone,
 )
@@ -43,28 +40,23 @@ _LOG_TAIL_BYTES = 8192
 class EtcdNotUp(ReconcilerError):
     """The home's etcd does not answer.
 
-    etcd holds Patroni's leases, the routing maps and the journal. Without it nothing is changed and
-    PostgreSQL's primaries step down after a while.
+    etcd holds Patroni's leases, the routing maps and the journal. Without it nothing is changed.
+    Primaries go on while all members of their shard see one another. A keeper starts an etcd that
+    dies again at once; after a reboot, or `platform down`, `platform up` does.
     """
 
     code = "LP123"
     transient = True
 
 
-def record_path(home: Home) -> Path:
-    """Return the file with the identity of etcd's process."""
-    return home.etcd / "process.json"
-
-
 def log_path(home: Home) -> Path:
     """Return etcd's log file."""
-    return home.etcd / "etcd.log"
+    return home.etcd / etcd_keeper.LOG
 
 
 def running(home: Home) -> ProcessIdentity | None:
     """Return the identity of the running etcd; None when it does not run."""
-    identity = read_identity(record_path(home))
-    return identity if is_alive(identity) else None
+    return etcd_keeper.running(home.etcd)
 
 
 def remembered(record: HomeRecord, binary: EtcdBinary) -> HomeRecord:
@@ -88,20 +80,20 @@ def serving_version(home: Home, ports: HomeRecord) -> str:
 def start(
     home: Home, ports: HomeRecord, binary: EtcdBinary, lock: int, environment: Mapping[str, str]
 ) -> None:
-    """Start etcd unless it runs, and wait until it answers. Raises PortTaken, EtcdNotUp."""
+    """Start etcd unless it runs, wait until it answers, and have it kept running from then on.
+
+    Raises PortTaken, EtcdNotUp, NotStarted.
+    """
+    home.etcd.mkdir(mode=0o700, exist_ok=True)
+    etcd_keeper.write_command(home.etcd, command(home, ports, binary))
+    if running(home) is None:
+        etcd_keeper.end_keeper(home.etcd)  # one starts it at a time, and says why it does not run
     if running(home) is None:
         require_free(ports.etcd_client_port, "etcd clients")
         require_free(ports.etcd_peer_port, "etcd peers")
-        home.etcd.mkdir(mode=0o700, exist_ok=True)
-        launch(
-            command(home, ports, binary),
-            record=record_path(home),
-            log=log_path(home),
-            folder=home.etcd,
-            lock=lock,
-            environment=environment,
-        )
+        etcd_keeper.start_etcd(home.etcd, lock, environment)
     _wait_until_ready(home, ports)
+    etcd_keeper.start_keeper(home.etcd, lock, environment)
 
 
 def command(home: Home, ports: HomeRecord, binary: EtcdBinary) -> list[str]:
@@ -140,7 +132,8 @@ def command(home: Home, ports: HomeRecord, binary: EtcdBinary) -> list[str]:
 
 
 def stop(home: Home) -> None:
-    """Stop etcd and wait until it has ended; killed when it does not end by itself."""
+    """Stop etcd and its keeper, and wait until both have ended; killed when they do not react."""
+    etcd_keeper.end_keeper(home.etcd)
     identity = running(home)
     if identity is None:
         return

@@ -13,7 +13,7 @@ import fcntl
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -178,19 +178,14 @@ class Home:
         """Return the folder of one member."""
         return self.shard_dir(key) / member
 
+    def shard_records(self) -> tuple[Path, ...]:
+        """Return the files of all shard records, sorted by namespace and scope."""
+        return tuple(sorted((self.root / "shards").glob("*/*/shard.json")))
+
     def shards(self) -> tuple[ShardRecord, ...]:
         """Read all shard records, sorted by namespace and scope. Raises RecordDamaged."""
-        paths = sorted((self.root / "shards").glob("*/*/shard.json"))
-        found = (read_record(path, ShardRecord) for path in paths)
+        found = (read_record(path, ShardRecord) for path in self.shard_records())
         return tuple(record for record in found if record is not None)
-
-
-def default_home(environ: Mapping[str, str]) -> Path:
-    """Return the home when none is named: SHARDWRIGHT_HOME, else one in the XDG state folder."""
-    if named := environ.get("SHARDWRIGHT_HOME"):
-        return Path(named)
-    state = environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
-    return Path(state) / "shardwright"
 
 
 def open_home(root: Path) -> Home:
@@ -224,7 +219,8 @@ def create_home(root: Path) -> Home:
                     remedy="choose an empty or a new folder with --home",
                 )
             root.chmod(0o700)
-            write_file(root / MARKER, b'{"format": 1}\n')
+            # Not under the lock yet, so another first call may do the same at this moment.
+            write_file(root / MARKER, b'{"format": 1}\n', draft=f"draft-{os.getpid()}")
     return Home(root.resolve())
 
 
@@ -253,17 +249,44 @@ def _check_owner(root: Path) -> None:
 def locked(home: Home, wait_s: float = LOCK_WAIT_S) -> Iterator[int]:
     """Hold the home's lock; yields its descriptor, which a started process may inherit.
 
-    Raises HomeBusy when another process holds it for longer than ``wait_s`` seconds.
+    Raises HomeBusy when another process holds it for longer than ``wait_s`` seconds, NotAHome when
+    the home was deleted meanwhile.
     """
     with typed_os_errors(home.root):
-        lock = os.open(home.root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        lock = _open_lock(home)
     try:
         _acquire(lock, home, time.monotonic() + wait_s)
         with typed_os_errors(home.root):
+            _require_same(lock, home)
             yield lock
     finally:
         # Closed, not unlocked: a process that is being started keeps the lock until it is recorded.
         os.close(lock)
+
+
+def _open_lock(home: Home) -> int:
+    try:
+        return os.open(home.root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except FileNotFoundError:
+        raise _deleted(home) from None
+
+
+def _require_same(lock: int, home: Home) -> None:
+    """Refuse a lock whose file is gone: it was waited for while its holder deleted the home."""
+    try:
+        same = os.path.samestat(os.fstat(lock), (home.root / "lock").stat())
+    except FileNotFoundError:
+        same = False
+    if not same:
+        raise _deleted(home)
+
+
+def _deleted(home: Home) -> NotAHome:
+    return NotAHome(
+        str(home.root),
+        "it was deleted by another command meanwhile",
+        remedy="create a new one: shardwright platform up",
+    )
 
 
 def _acquire(lock: int, home: Home, deadline: float) -> None:
@@ -316,16 +339,16 @@ def require_room(home: Home, wanted_bytes: int, purpose: str) -> None:
         )
 
 
-def write_file(path: Path, content: bytes, mode: int = 0o600) -> None:
-    """Replace a file as a whole and durably."""
-    draft = path.with_name(f"{path.name}.draft")
-    handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+def write_file(path: Path, content: bytes, mode: int = 0o600, *, draft: str = "draft") -> None:
+    """Replace a file as a whole and durably; ``draft`` ends the name of what it is made from."""
+    drafted = path.with_name(f"{path.name}.{draft}")
+    handle = os.open(drafted, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
     with os.fdopen(handle, "wb") as file:
         os.fchmod(handle, mode)
         file.write(content)
         file.flush()
         os.fsync(handle)
-    draft.replace(path)
+    drafted.replace(path)
     folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(folder)

@@ -63,6 +63,8 @@ def launch(
         problem = done.stderr.strip().rpartition("\n")[2] if done.returncode else ""
     except subprocess.TimeoutExpired:
         problem = f"did not start within {LAUNCH_TIMEOUT_S:.0f} s"
+    except OSError as error:  # no process to be had: nothing is wrong with the home
+        problem = error.strerror or type(error).__name__
     if problem:
         raise NotStarted(command[0], problem, remedy=f"see {log}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -28,7 +29,7 @@ from reconciler.edges.local.member import Member
 from reconciler.edges.local.platform import start_members
 from reconciler.edges.local.ports import choose_ports
 from reconciler.edges.local.process_identity import ProcessIdentity, started_at
-from reconciler.model.errors import ReconcilerError
+from reconciler.model.errors import ProblemsFound, ReconcilerError
 
 LOG_POLL_S = 0.2
 
@@ -37,7 +38,8 @@ class PartUnknown(ReconcilerError):
     """The platform has no part of this name.
 
     Parts are `etcd`, and each member by its name, with `namespace/` before it outside the default
-    namespace. `member:supervisor` and `member:postgres` name the other logs of a member.
+    namespace. `member:supervisor` and `member:postgres` name the other logs of a member,
+    `etcd:keeper` that of what keeps etcd running.
     """
 
     code = "LP131"
@@ -74,26 +76,52 @@ class PlatformStatus:
 def up(root: Path) -> PlatformStatus:
     """Start everything that is not stopped on purpose; returns when etcd answers.
 
-    Creates the home when it is missing. Raises what ``create_home``, ``etcd_server.start`` and
-    ``member.start`` raise.
+    Creates the home when it is missing. A part that cannot be started keeps no other part from it.
+    Raises what ``create_home``, ``etcd_server.start`` and ``member.start`` raise, at the end; as
+    ProblemsFound when there is more than one problem.
     """
     home = create_home(root)
+    problems: list[ReconcilerError] = []
     with locked(home) as lock:
-        record = read_record(home.record, HomeRecord)
-        if record is None:
-            require_room(home, etcd_server.ROOM_BYTES, "etcd")
-            client, peer = choose_ports(2, frozenset())
-            record = HomeRecord(client, peer)
         tls.ensure_certificates(home)
-        etcd = find_etcd(record.etcd_version, record.etcd_path)
-        if etcd_server.running(home) is None:
-            record = etcd_server.remembered(record, etcd)
-            write_record(home.record, record)
-        etcd_server.start(home, record, etcd, lock, member.base_environment())
-        for shard in home.shards():
-            if not shard.stopped:
-                start_members(home, shard, tuple(m.ordinal for m in shard.members), lock)
+        with _collected(problems):
+            _start_etcd(home, lock)
+        for path in home.shard_records():
+            with _collected(problems):
+                _start_shard(home, path, lock, problems)
+    if problems:
+        raise problems[0] if len(problems) == 1 else ProblemsFound(tuple(problems))
     return status(home.root)
+
+
+@contextlib.contextmanager
+def _collected(problems: list[ReconcilerError]) -> Iterator[None]:
+    try:
+        yield
+    except ReconcilerError as problem:
+        problems.append(problem)
+
+
+def _start_etcd(home: Home, lock: int) -> None:
+    record = read_record(home.record, HomeRecord)
+    if record is None:
+        require_room(home, etcd_server.ROOM_BYTES, "etcd")
+        client, peer = choose_ports(2, frozenset())
+        record = HomeRecord(client, peer)
+    etcd = find_etcd(record.etcd_version, record.etcd_path)
+    if etcd_server.running(home) is None:
+        record = etcd_server.remembered(record, etcd)
+        write_record(home.record, record)
+    etcd_server.start(home, record, etcd, lock, member.base_environment())
+
+
+def _start_shard(home: Home, path: Path, lock: int, problems: list[ReconcilerError]) -> None:
+    shard = read_record(path, ShardRecord)
+    if shard is None or shard.stopped:
+        return
+    for ordinal in (m.ordinal for m in shard.members):
+        with _collected(problems):
+            start_members(home, shard, (ordinal,), lock)
 
 
 def etcd_in_use(root: Path) -> tuple[str, HomeRecord] | None:
@@ -196,7 +224,7 @@ def logs(root: Path, part: str, lines: int = 100, *, follow: bool = False) -> It
 
 
 def _log_path(home: Home, part: str) -> Path:
-    paths = {"etcd": etcd_server.log_path(home)}
+    paths = {"etcd": etcd_server.log_path(home), "etcd:keeper": home.etcd / "keeper.log"}
     for shard in home.shards():
         for one in member.members_of(home, shard):
             name = _part_name(one)

@@ -111,6 +111,9 @@ def dynamic_config(blueprint: ShardBlueprint) -> dict[str, Any]:
         "ttl": TTL_S,
         "loop_wait": LOOP_WAIT_S,
         "retry_timeout": RETRY_TIMEOUT_S,
+        # A silent etcd alone stops no primary: it goes on while every member of its shard answers,
+        # and none of them promotes meanwhile.
+        "failsafe_mode": True,
         "maximum_lag_on_failover": MAXIMUM_LAG_ON_FAILOVER_BYTES,
         # 0: fail over at once rather than recover in place, where a standby has everything. While
         # there is none, Patroni recovers in place also with 0 (``Ha.recover``).

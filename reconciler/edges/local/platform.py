@@ -19,6 +19,7 @@ from reconciler.edges.local.home import (
     Home,
     HomeRecord,
     MemberRecord,
+    RecordDamaged,
     ShardRecord,
     locked,
     open_home,
@@ -223,7 +224,17 @@ class LocalPlatform:
         return self._home.root / "fence"
 
     def _highest_token(self) -> int:
-        return int(self._fence_path.read_text()) if self._fence_path.exists() else 0
+        """Return the highest token that was ever named. Raises RecordDamaged."""
+        try:
+            return int(self._fence_path.read_text())
+        except FileNotFoundError:
+            return 0
+        except ValueError as problem:
+            raise RecordDamaged(
+                str(self._fence_path),
+                f"holds no fencing token: {problem}",
+                remedy="while nobody applies, delete the file: the next apply writes it again",
+            ) from None
 
     def _ports(self) -> HomeRecord:
         return home_record(self._home)

@@ -96,6 +96,7 @@ class Supervisor:
             self._pass_to_patroni(signal.SIGHUP)
         if self.running.look_for_postmaster():
             say("PostgreSQL runs")
+        self.running.hear()
         unkept = self.running.postmaster and self.running.unkept_s >= FENCE_AFTER_S
         if self.running.notice_deaths() or (unkept and not self.running.patroni):
             self._settle()
@@ -111,8 +112,10 @@ class Supervisor:
     def _timeout_s(self) -> float:
         known = self.running.postmaster and self.running.segment
         waits = [_TICK_S if known else _LOOK_S]
-        if self.running.patroni is None:  # a primary without a keeper is fenced in time
-            waits += [_LOOK_S, max(0.0, (self.start_at or 0.0) - time.monotonic())]
+        if not self.running.heard:  # a primary without a keeper is fenced in time
+            waits.append(_LOOK_S)
+        if self.running.patroni is None:
+            waits.append(max(0.0, (self.start_at or 0.0) - time.monotonic()))
         if self.peers.look_again_s is not None:
             waits.append(self.peers.look_again_s)
         return min(waits)

@@ -122,6 +122,14 @@ class ScopeStore:
             return 0
         return max(int(wal.get("received_location") or 0), int(wal.get("replayed_location") or 0))
 
+    def is_kept(self, api_url: str) -> bool:
+        """Ask a Patroni whether its loop runs and has seen etcd; False when it does not say."""
+        try:
+            _, answer = self._request("GET", f"{api_url}/patroni", "", None)
+        except (OSError, http.client.HTTPException, ValueError):
+            return False
+        return bool(answer.get("dcs_last_seen"))
+
     def _call(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
         problem = "no endpoints"
         for endpoint in self.access.endpoints:

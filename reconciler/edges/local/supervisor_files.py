@@ -60,6 +60,7 @@ class Member:
     bin_dir: str
     etcd: EtcdAccess
     patroni_prefix: str
+    api_url: str
     stop_timeout_s: float = 60.0
 
     @property
@@ -89,6 +90,7 @@ def read_member(folder: Path) -> Member:
                 etcd.get("key", ""),
             ),
             patroni_prefix=raw["patroni_prefix"].rstrip("/"),
+            api_url=f"https://{raw['rest']['host']}:{raw['rest']['port']}",
             stop_timeout_s=float(raw.get("stop_timeout_s", 60.0)),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

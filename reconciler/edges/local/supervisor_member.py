@@ -39,6 +39,7 @@ from reconciler.workflow.failover import (
 _CONTROLDATA_TIMEOUT_S = 5.0
 _KILL_WITHIN_S = 5.0
 _FENCE_WITHIN_S = 2.0
+_PROGRAMS = "reconciler.edges.local."
 
 
 @dataclass(slots=True)
@@ -76,6 +77,8 @@ class RunningMember:
 
     ``adopted``: they may have been started under an earlier supervisor, and then are no descendants
     of this process: only the shared memory segment tells whether all of PostgreSQL is gone.
+    ``heard``: this Patroni has answered, so it keeps the lease; its age alone proves nothing, as on
+    a busy machine one that fails takes long to do so.
     """
 
     member: Member
@@ -85,6 +88,7 @@ class RunningMember:
     adopted: bool = True
     short_lives: int = 0
     kept_at: float = field(default_factory=time.monotonic)
+    heard: bool = False
 
     def find(self) -> None:
         """Find what runs of this member, whoever started it, and watch it."""
@@ -151,13 +155,19 @@ class RunningMember:
         self.segment = found.segment
         return not known and self.postmaster is not None
 
+    def hear(self) -> None:
+        """Ask a new Patroni until it answers once."""
+        if self.patroni and not self.heard:
+            self.heard = self.member.store.is_kept(self.member.api_url)
+
     def notice_deaths(self) -> bool:
         """Forget what has died; return whether anything has."""
         died = False
         if self.patroni and not self.patroni.alive:
             died = True
             lived = self.patroni.age_s >= LIVED_S
-            self.kept_at = time.monotonic() if lived else self.kept_at
+            self.kept_at = time.monotonic() if self.heard else self.kept_at
+            self.heard = False
             self.short_lives = 0 if lived else self.short_lives + 1
             say(f"Patroni, pid {self.patroni.process.pid}, has ended")
             self.patroni.close()
@@ -172,8 +182,8 @@ class RunningMember:
 
     @property
     def unkept_s(self) -> float:
-        """How long PostgreSQL is without a Patroni that lived long enough to count."""
-        if self.patroni and self.patroni.age_s >= LIVED_S:
+        """How long PostgreSQL is without a Patroni that was heard."""
+        if self.patroni and self.heard:
             return 0.0
         return time.monotonic() - self.kept_at
 
@@ -203,7 +213,7 @@ class RunningMember:
     def kill_orphans(self) -> None:
         """Kill children that are neither Patroni nor PostgreSQL: a dead Patroni's helpers."""
         kept = {w.process for w in (self.patroni, self.postmaster) if w}
-        orphans = tuple(p for p in _own_children() if p not in kept)
+        orphans = tuple(p for p in self._own_children() if p not in kept)
         if orphans:
             say(f"killing what Patroni left behind: {[p.pid for p in orphans]}")
             death.kill_all(orphans, within_s=_KILL_WITHIN_S)
@@ -271,18 +281,21 @@ class RunningMember:
 
     def _strays(self) -> tuple[ProcessIdentity, ...]:
         kept = {w.process for w in (self.patroni, self.postmaster) if w and w.alive}
-        found = {*_own_children(), *death.processes_in(self.member.data_dir)}
+        found = {*self._own_children(), *death.processes_in(self.member.data_dir)}
         return tuple(sorted(found - kept, key=lambda p: p.pid))
 
+    def _own_children(self) -> tuple[ProcessIdentity, ...]:
+        """Return this process's children that are of its member.
 
-def _own_children() -> tuple[ProcessIdentity, ...]:
-    """Return this process's children, without the peers' supervisors that it started again."""
-    mark = "reconciler.edges.local.supervisor"
-    return tuple(
-        process
-        for process in death.children_of(os.getpid())
-        if not any(word.startswith(mark) for word in death.command_of(process.pid))
-    )
+        What it started again for others, a peer's supervisor or etcd's keeper, comes back to it as
+        the subreaper, and so does the etcd that such a keeper starts.
+        """
+        return tuple(
+            process
+            for process in death.children_of(os.getpid())
+            if not any(word.startswith(_PROGRAMS) for word in death.command_of(process.pid))
+            and death.may_work_in(process.pid, self.member.folder)
+        )
 
 
 def read_control(member: Member) -> tuple[ControlState, int]:

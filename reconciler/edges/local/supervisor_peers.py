@@ -7,6 +7,8 @@ starts what belongs to it. Peers kill nothing.
 
 Several peers may act at once: the second one's transaction finds the key changed, and the second
 start finds the home locked or the supervisor running.
+
+The keeper of the home's etcd is watched and started again in the same way.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from reconciler.edges.local.etcd_keeper import KEEPER
 from reconciler.edges.local.process_identity import ProcessIdentity, is_alive, read_identity
 from reconciler.edges.local.supervisor_etcd import LeaseUnreachable
 from reconciler.edges.local.supervisor_files import (
@@ -33,6 +36,8 @@ from reconciler.workflow.failover import GiveUpLease, LeaveToPatroni, Survivors,
 REVIVE_AFTER_S = 2.0
 #: How often one is started again at most.
 _REVIVE_EVERY_S = 10.0
+#: ``HOME/shards/NAMESPACE/SCOPE/MEMBER``
+_HOME_ABOVE_MEMBER = 3
 #: How long, and how often, processes that are just ending are waited for.
 _ENDING_WITHIN_S = 3.0
 _ASK_AGAIN_S = 0.05
@@ -69,17 +74,22 @@ class Peers:
     """The other members of one shard, found beside this one's folder."""
 
     own: Member
+    keeper: Peer = field(init=False)
     peers: dict[Path, Peer] = field(default_factory=dict)
     look_again_s: float | None = None
+
+    def __post_init__(self) -> None:
+        self.keeper = Peer(self.own.folder.parents[_HOME_ABOVE_MEMBER] / "etcd")
 
     @property
     def pidfds(self) -> tuple[int, ...]:
         """The pidfds whose end is a reason to look again."""
-        return tuple(w.pidfd for peer in self.peers.values() for w in peer.watched)
+        return tuple(w.pidfd for p in (self.keeper, *self.peers.values()) for w in p.watched)
 
     def look(self) -> None:
         """Look at every peer; ``look_again_s`` then says when to look again (None: at a tick)."""
         self.look_again_s = None
+        self._look_at_keeper()
         present = {p.parent for p in self.own.folder.parent.glob("*/member.json")}
         for folder in sorted({*present, *self.peers} - {self.own.folder}):
             peer = self.peers.setdefault(folder, Peer(folder))
@@ -88,6 +98,15 @@ class Peers:
             else:
                 peer.watch()
                 del self.peers[folder]
+
+    def _look_at_keeper(self) -> None:
+        keeper = read_identity(record_path(self.keeper.folder, KEEPER))
+        self.keeper.watch(keeper)
+        if keeper is None or is_alive(keeper):  # no record: it was ended on purpose
+            self.keeper.orphan_since = 0.0
+            return
+        self.keeper.orphan_since = self.keeper.orphan_since or time.monotonic()
+        self._revive_in_time(self.keeper)
 
     def _look_at(self, peer: Peer) -> None:
         supervisor = read_identity(record_path(peer.folder, "supervisor"))
@@ -112,6 +131,9 @@ class Peers:
             running.close()
         else:
             self._give_up(peer, running)
+        self._revive_in_time(peer)
+
+    def _revive_in_time(self, peer: Peer) -> None:
         since = time.monotonic() - peer.orphan_since
         if since >= REVIVE_AFTER_S:
             self._revive(peer)

@@ -1,7 +1,7 @@
-"""Start one member's supervisor again, if it belongs to its home and nobody is changing the home.
+"""Start one member's supervisor, or etcd's keeper, again, unless somebody is changing the home.
 
-``python -m reconciler.edges.local.supervisor_revival MEMBER_DIR``, run by a peer's supervisor. The
-home's lock decides against ``platform down`` and ``destroy``: what they stop is not revived.
+``python -m reconciler.edges.local.supervisor_revival FOLDER``, run by another member's supervisor.
+The home's lock decides against ``platform down`` and ``destroy``: what they stop is not revived.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from reconciler.edges.local import member
-from reconciler.edges.local.home import HomeBusy, locked, open_home
-from reconciler.edges.local.supervisor_files import say
+from reconciler.edges.local import etcd_keeper, member
+from reconciler.edges.local.home import MARKER, HomeBusy, locked, open_home
+from reconciler.edges.local.supervisor_files import record_path, say
 from reconciler.model.errors import ReconcilerError
 
 #: ``HOME/shards/NAMESPACE/SCOPE/MEMBER``
@@ -41,11 +41,27 @@ def revive(folder: Path) -> bool:
         return False
 
 
+def revive_keeper(folder: Path) -> bool:
+    """Start the keeper of the etcd in ``folder``; False when it must not run now.
+
+    Raises what ``open_home``, ``locked`` and ``start_keeper`` raise.
+    """
+    try:
+        with locked(open_home(folder.parent), wait_s=0.0) as lock:
+            wanted = record_path(folder, etcd_keeper.KEEPER).exists()  # else ended on purpose
+            if wanted:
+                etcd_keeper.start_keeper(folder, lock, member.base_environment())
+            return wanted
+    except HomeBusy:
+        return False
+
+
 def main(arguments: list[str]) -> int:
     """Revive and say so; a failure is one line in the peer's log."""
     folder = Path(arguments[0]).resolve()
     try:
-        done = revive(folder)
+        is_etcd = (folder.parent / MARKER).exists()
+        done = revive_keeper(folder) if is_etcd else revive(folder)
     except ReconcilerError as error:
         say(f"revival of {folder.name}: {error}")
         return 1
