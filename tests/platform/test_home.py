@@ -4,8 +4,6 @@ import os
 import socket
 import subprocess
 import sys
-import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -31,7 +29,6 @@ from reconciler.edges.local.home import (
     NotAHome,
     RecordDamaged,
     create_home,
-    delete_home,
     locked,
     open_home,
     read_record,
@@ -41,7 +38,6 @@ from reconciler.edges.local.home import (
 )
 from reconciler.edges.local.launch import NotStarted, launch
 from reconciler.edges.local.member import base_environment
-from reconciler.edges.local.platform import LocalPlatform
 from reconciler.edges.local.ports import NoPortFree, PortTaken, choose_ports, require_free
 from reconciler.edges.local.process_identity import (
     ProcessIdentity,
@@ -58,7 +54,7 @@ from reconciler.edges.local.secrets_store import (
     CredentialNameInvalid,
     SecretsStore,
 )
-from reconciler.model.names import FencingToken, Namespace, Scope, ScopeKey
+from reconciler.model.names import Namespace, Scope, ScopeKey
 
 KEY = ScopeKey(Namespace("default"), Scope("shop-s0"))
 
@@ -122,54 +118,6 @@ def test_who_waits_for_the_lock_learns_who_holds_it(home: Home) -> None:
             pass
     with locked(home, wait_s=0.1):
         pass
-
-
-def test_who_waited_for_a_home_that_was_deleted_meanwhile_is_told(home: Home) -> None:
-    waiting: list[object] = []
-
-    def wait() -> None:
-        try:
-            with locked(home, wait_s=60):
-                waiting.append("entered")
-        except NotAHome as problem:
-            waiting.append(problem)
-
-    with locked(home):
-        thread = threading.Thread(target=wait)
-        thread.start()
-        while not _waits_for(home.root / "lock"):
-            time.sleep(0.01)
-        (home.root / "lock").unlink()
-        create_home(home.root)
-    thread.join()
-    assert "deleted by another command" in str(waiting[0])
-    delete_home(home)
-    with pytest.raises(NotAHome, match="deleted by another command"), locked(home):
-        pass
-
-
-def _waits_for(path: Path) -> bool:
-    """Whether the file is open more than once in this process."""
-    links = Path("/proc/self/fd").iterdir()
-    return sum(1 for link in links if link.exists() and link.samefile(path)) > 1
-
-
-def test_first_calls_at_the_same_moment_make_one_home(tmp_path: Path) -> None:
-    program = (
-        "import sys; from reconciler.edges.local.home import *; create_home(Path(sys.argv[1]))"
-    )
-    for number in range(3):
-        root = str(tmp_path / f"home-{number}")
-        calls = [subprocess.Popen([sys.executable, "-c", program, root]) for _ in range(4)]
-        assert [call.wait() for call in calls] == [0, 0, 0, 0]
-        assert open_home(Path(root)).root == Path(root)
-
-
-def test_a_damaged_fence_is_a_typed_error_with_a_remedy(home: Home) -> None:
-    (home.root / "fence").write_text("seven\n")
-    with pytest.raises(RecordDamaged, match="no fencing token") as caught:
-        LocalPlatform(home.root).fence(FencingToken(8))
-    assert "delete the file" in caught.value.remedy
 
 
 def test_a_record_edited_by_hand_is_named(home: Home) -> None:
@@ -303,21 +251,6 @@ def test_a_program_that_cannot_start_is_an_error(home: Home) -> None:
     with locked(home) as lock, pytest.raises(NotStarted, match="No such file"):
         launch(
             ["/nonexistent"],
-            record=home.root / "none.json",
-            log=home.root / "none.log",
-            folder=home.root,
-            lock=lock,
-            environment=base_environment(),
-        )
-
-
-def test_a_machine_without_another_process_is_not_the_homes_fault(
-    home: Home, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sys, "executable", str(home.root))  # a folder: exec fails in the starter
-    with locked(home) as lock, pytest.raises(NotStarted, match="Permission denied"):
-        launch(
-            ["true"],
             record=home.root / "none.json",
             log=home.root / "none.log",
             folder=home.root,

@@ -15,13 +15,12 @@ import pytest
 
 from reconciler.edges.local import etcd_keeper, etcd_server, lifecycle, member
 from reconciler.edges.local.binaries import available_etcd, available_postgres
-from reconciler.edges.local.home import Home, RecordDamaged, open_home
+from reconciler.edges.local.home import Home, open_home
 from reconciler.edges.local.platform import LocalPlatform, ShardUnknown, VersionFixed
 from reconciler.edges.local.ports import PortTaken
 from reconciler.edges.local.process_identity import identity_of, send_signal, wait_until_gone
 from reconciler.edges.local.tls import client_context
 from reconciler.model.access import FencedOff
-from reconciler.model.errors import ProblemsFound
 from reconciler.model.names import FencingToken, MemberName
 from tests.local_home import (
     blueprint,
@@ -356,30 +355,6 @@ def test_a_remembered_port_taken_by_a_stranger_is_an_error(new_home: Path, part:
         stranger.listen()
         with pytest.raises(PortTaken, match=f"127.0.0.1:{port}"):
             lifecycle.up(new_home)
-    assert lifecycle.up(new_home).complete
-
-
-def test_a_broken_part_keeps_no_other_from_starting_and_all_problems_are_told(
-    new_home: Path,
-) -> None:
-    lifecycle.up(new_home)
-    platform, home = LocalPlatform(new_home), open_home(new_home)
-    for scope in ("a", "b", "c"):
-        platform.ensure_members(blueprint(scope, instances=1), (0,))
-    ports = {p.name: p.ports[0][1] for p in lifecycle.down(new_home).parts}
-    damaged = home.shard_record(blueprint("b").key)
-    whole = damaged.read_bytes()
-    damaged.write_text("{}")
-    with socket.socket() as stranger:
-        stranger.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        stranger.bind(("127.0.0.1", ports["a-0"]))
-        stranger.listen()
-        with pytest.raises(ProblemsFound) as caught:
-            lifecycle.up(new_home)
-    assert [type(problem) for problem in caught.value.problems] == [RecordDamaged, PortTaken]
-    damaged.write_bytes(whole)
-    running = {part.name for part in lifecycle.status(new_home).parts if part.running}
-    assert running == {"etcd", "c-0"}
     assert lifecycle.up(new_home).complete
 
 
