@@ -168,6 +168,7 @@ class MoveKeys:
     pause_max_ms: int
     rollback_window_s: int
     place: Place
+    latency_ratio_max: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

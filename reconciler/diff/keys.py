@@ -38,6 +38,7 @@ def moves(database: Database, seen: ObservedDatabase, scopes: Scopes) -> Iterato
                     database.resharding.pause_max_ms,
                     database.resharding.rollback_window_s,
                     shard.place.at("keys"),
+                    database.resharding.latency_ratio_max,
                 )
 
 

@@ -89,14 +89,16 @@ def copy_rows(
 ) -> None:
     """Copy all rows of the keys; nothing when a whole copy and its slot are there.
 
-    Raises SlotBlocked, CopyStopped, TableMissing and the errors of the sessions.
+    Raises SlotBlocked, CopyStopped, DiskShort, TableMissing and the errors of the sessions.
     """
     if _is_whole(ends):
         return
     tables = _start_over(ends)
+    chunks = sorted(_chunks(ends, tables), key=lambda chunk: -chunk.weight)
+    ends.check_room(sum(chunk.weight for chunk in chunks))
     slot = ends.new_slot()
     with _made_slot(ends, slot) as (lsn, snapshot):
-        tally = _copy_all(ends, tables, snapshot, tell, stopping)
+        tally = _copy_all(ends, chunks, snapshot, tell, stopping)
     with open_session(ends.target) as connection, connection.transaction():
         # Synchronous, so that the chunks' asynchronous commits before it are durable as well.
         check_fence(connection, ends.token)
@@ -192,12 +194,11 @@ def _made_slot(ends: Ends, slot: str) -> Iterator[tuple[str, str]]:
 
 def _copy_all(
     ends: Ends,
-    tables: tuple[MovedTable, ...],
+    chunks: list[_Chunk],
     snapshot: str,
     tell: Callable[[CopyProgress], None],
     stopping: Callable[[], bool],
 ) -> _Tally:
-    chunks = sorted(_chunks(ends, tables), key=lambda chunk: -chunk.weight)
     total = sum(chunk.weight for chunk in chunks)
     tally = _Tally(total, tell, stopping, f"move {ends.move.id}")
     queue = iter(chunks)
@@ -208,7 +209,7 @@ def _copy_all(
             return next(queue, None)
 
     with (
-        Throttle(ends.source, ends.limits.latency_ratio_max) as throttle,
+        Throttle(ends) as throttle,
         ThreadPoolExecutor(ends.limits.workers) as pool,
     ):
         workers = [
@@ -252,6 +253,7 @@ def _work(
             run(reader, "SET TRANSACTION SNAPSHOT {}", sql.Literal(snapshot))
             while (chunk := take()) is not None:
                 tally.check()
+                ends.check_room()
                 with writer.transaction():
                     share_fence(writer, target, ends.token)
                     rows = _copy_chunk(reader, writer, chunk, ends, tally, throttle)

@@ -53,17 +53,28 @@ class NotReady(ReconcilerError):
     transient = True
 
 
+class DiskShort(ReconcilerError):
+    """A move found too little disk left at one of its shards.
+
+    Rows, indexes and the WAL that a slot keeps need room, and a shard whose disk is full serves
+    nobody. The copy is given up, which frees what it took at the target, and begins again when
+    there is room.
+    """
+
+    code = "MV210"
+    transient = True
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """Bounds of a move. Times in ms or s, sizes in bytes.
 
-    ``workers`` read and write in parallel during a copy; ``chunk_bytes`` is what a worker copies
-    in one transaction; ``slot_wait_ms`` how long a slot may wait for transactions that write;
+    ``workers`` read and write in parallel during a copy; ``chunk_bytes`` is what a worker copies in
+    one transaction; ``slot_wait_ms`` how long a slot may wait for transactions that write;
     ``catch_up_s`` how long a comparison waits for the other side; ``hold_ms`` how long it may hold
-    writers of one table; ``statement_ms`` bounds a scan or an index build; ``latency_ratio_max``
-    is how much slower than before the source's commits may become during a copy (0: no limit);
-    ``prune_pages`` is what one transaction of a prune looks through, ``prune_share`` the part of
-    the time that it works; ``reserve_bytes`` of disk stay free at both sides.
+    writers of one table; ``statement_ms`` bounds a scan or an index build; ``prune_pages`` is what
+    one transaction of a prune looks through, ``prune_share`` the part of the time that it works;
+    ``reserve_bytes`` of disk stay free at both sides.
     """
 
     workers: int = 2
@@ -72,7 +83,6 @@ class Limits:
     catch_up_s: float = 60.0
     hold_ms: int = 500
     statement_ms: int = 86_400_000
-    latency_ratio_max: float = 0.0
     prune_pages: int = 1024
     prune_share: float = 0.5
     reserve_bytes: int = 256 * 1024 * 1024
@@ -112,6 +122,25 @@ class Ends:
     def reverse(self) -> str:
         """The name of the way back's publication, slot and subscription, and its lane."""
         return f"{self.move.prefix}_rev"
+
+    def short_of_room(self, wanted_bytes: int = 0) -> str:
+        """Return which side has less disk left than the reserve (the target: than wanted)."""
+        move, mib = self.move, 1 << 20
+        for name, scope, more in (
+            (move.source, move.source_scope, 0),
+            (move.target, move.target_scope, wanted_bytes),
+        ):
+            free, needed = self.room(scope), self.limits.reserve_bytes + more
+            if free is not None and free < needed:
+                return f"{name} has {free // mib} MiB of disk left, {needed // mib} MiB are wanted"
+        return ""
+
+    def check_room(self, wanted_bytes: int = 0) -> None:
+        """Raise DiskShort when a side has too little disk left."""
+        short = self.short_of_room(wanted_bytes)
+        if short:
+            remedy = "free disk space there, or abort the move"
+            raise DiskShort(f"move {self.move.id}", short, remedy=remedy)
 
     def new_slot(self) -> str:
         """Return a name for a copy's slot: a marker of an earlier copy never fits it."""

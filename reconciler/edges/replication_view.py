@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import psycopg
@@ -21,13 +21,16 @@ from reconciler.model.names import Epoch
 from reconciler.model.observed import ObservedGuard, Unseen
 
 LONG_TRANSACTION_S = 5
+MIB = 1 << 20
+SAFE_WAL_BYTES = 16 * MIB
+"""A slot that may keep less than this is given up; one that keeps less fills no disk."""
 
 _LOOK = f"""
 SELECT json_build_object(
   'published', (SELECT json_agg(pubname) FROM pg_publication
                  WHERE pubname IN (%(forward)s, %(reverse)s)),
   'slots', (SELECT json_agg(json_build_array(s.slot_name, s.active, coalesce(s.wal_status, ''),
-                                             {LAG}) ORDER BY s.slot_name)
+                                             {LAG}, s.safe_wal_size) ORDER BY s.slot_name)
               FROM pg_replication_slots s
              WHERE s.database = current_database()
                AND (starts_with(s.slot_name, %(forward)s) OR s.slot_name = %(reverse)s)),
@@ -84,7 +87,7 @@ class _Sight:
         return name in (self.seen.get(kind) or ())
 
     def slot(self, prefix: str) -> list[Any] | None:
-        """Return name, active, wal_status and lag; None when there is not exactly one."""
+        """Return name, active, wal_status, lag and safe WAL; None when there is not one."""
         found = [s for s in self.seen.get("slots") or () if s[0].startswith(prefix)]
         return found[0] if len(found) == 1 else None
 
@@ -104,7 +107,7 @@ def view(ends: Ends, map_epoch: Epoch) -> MoveView:
     return MoveView(
         source=source if isinstance(source, Unseen) else None,
         target=target if isinstance(target, Unseen) else None,
-        forward=_stream(ends.forward, s, t, gap=away),
+        forward=_endangered(ends, _stream(ends.forward, s, t, gap=away), s.slot(ends.forward)),
         reverse=_stream(ends.reverse, t, s, gap=back),
         copied=note.get("slot") or "",
         copy_begun=bool(note.get("begun")),
@@ -116,7 +119,7 @@ def view(ends: Ends, map_epoch: Epoch) -> MoveView:
         map_epoch=map_epoch,
         pruned=(t if move.stage is Stage.BACK else s).pruned,
         prepared=bool(note) and guarded,
-        obstacles=_obstacles(move, s, t),
+        obstacles=(*_obstacles(move, s, t), *filter(None, (ends.short_of_room(),))),
         left=(*_left(s, "source"), *_left(t, "target"), *_note_left(note, opened)),
     )
 
@@ -179,6 +182,21 @@ def _stream(name: str, publisher: _Sight, subscriber: _Sight, *, gap: bool) -> S
         slot_name=slot[0] if slot else "",
         gap=gap,
     )
+
+
+def _endangered(ends: Ends, stream: Stream, slot: list[Any] | None) -> Stream:
+    """Say why the slot at the source should be given up before it is lost or fills the disk."""
+    if slot is None or ends.move.stage is not Stage.BEFORE:
+        return stream
+    _, _, status, lag, safe = slot
+    reason = ""
+    bounded = status in ("extended", "unreserved") and safe is not None  # None: no limit is set
+    if bounded and safe < SAFE_WAL_BYTES:
+        kept = f"{max(safe, 0) // MIB} MiB more WAL"
+        reason = f"its slot may keep only {kept} (max_slot_wal_keep_size, {status})"
+    elif ends.short_of_room() and (lag or 0) > SAFE_WAL_BYTES:
+        reason = ends.short_of_room()
+    return replace(stream, endangered=reason)
 
 
 def _obstacles(move: Move, source: _Sight, target: _Sight) -> tuple[str, ...]:

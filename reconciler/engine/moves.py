@@ -117,7 +117,7 @@ def drive(crew: Crew, move: Move) -> None:  # noqa: C901  one branch for each de
                 case Act(act):
                     if type(act) in BEGINNINGS and crew.stopping():
                         raise StoppedByUser(f"move {move.id}", f"stopped before {act}")
-                    crew.wait(_words(act))
+                    crew.wait(_words(act, scene.view))
                     reason = _try(crew, scene, act)
                     if not reason:
                         waited = 0.0
@@ -298,8 +298,10 @@ def _teller(crew: Crew, move: Move) -> Callable[[CopyProgress], None]:
     return tell
 
 
-def _words(act: Step) -> str:
+def _words(act: Step, view: MoveView) -> str:
     """Return an act as a user reads it while it runs."""
+    if isinstance(act, Clean) and view.forward.endangered:
+        return f"the copy is given up and starts over: {view.forward.endangered}"
     return BEGINNINGS.get(type(act)) or _ENDINGS.get(type(act), type(act).__name__)
 
 

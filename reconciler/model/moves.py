@@ -58,8 +58,9 @@ class Move:
     publishes ``epoch + 1``. ``source_keys`` and ``target_keys`` are what the two owned when the
     move began. ``switched_at`` is UTC in ISO 8601, empty before. ``pauses_ms`` are the writers'
     waits of each cut that was tried, the last one first; ``cut_after`` is the time (UTC, ISO 8601)
-    before which no other cut is tried, empty when none backed out. ``version`` is etcd's mod
-    revision of the record.
+    before which no other cut is tried, empty when none backed out. ``latency_ratio_max`` is how
+    much slower than before the source's commits may become during a copy (0: no limit).
+    ``version`` is etcd's mod revision of the record.
     """
 
     id: MoveId
@@ -77,6 +78,7 @@ class Move:
     reference: tuple[str, ...]
     pause_max_ms: int
     rollback_window_s: int
+    latency_ratio_max: float = 0.0
     stage: Stage = Stage.BEFORE
     wish: Wish = Wish.FORWARD
     started_at: str = ""
@@ -103,6 +105,8 @@ class Stream:
     noted with the copy; for the way back, with the cut). A subscription commits asynchronously and
     confirms what it flushed *itself*: the publisher never sends again what the promoted standby
     lacks.
+
+    ``endangered`` says why the slot should be given up: its WAL goes soon, or fills the disk.
     """
 
     published: bool = False
@@ -113,6 +117,7 @@ class Stream:
     subscribed: bool = False
     slot_name: str = ""
     gap: bool = False
+    endangered: str = ""
 
 
 @dataclass(frozen=True, slots=True)

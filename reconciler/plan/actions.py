@@ -148,6 +148,7 @@ class MoveKeyRange:
     tables: tuple[tuple[str, int, int], ...] | None
     pause_max_ms: int
     rollback_window_s: int
+    latency_ratio_max: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

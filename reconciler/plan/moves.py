@@ -38,5 +38,6 @@ def begin_move(action: MoveKeyRange, routing: RoutingMap, started_at: str) -> Mo
         reference=routing.reference,
         pause_max_ms=action.pause_max_ms,
         rollback_window_s=action.rollback_window_s,
+        latency_ratio_max=action.latency_ratio_max,
         started_at=started_at,
     )

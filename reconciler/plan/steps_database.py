@@ -63,6 +63,7 @@ def move_action(change: MoveKeys) -> MoveKeyRange:
         change.tables,
         change.pause_max_ms,
         change.rollback_window_s,
+        change.latency_ratio_max,
     )
 
 

@@ -140,6 +140,7 @@ def is_broken(view: MoveView) -> bool:
     other_slot = bool(view.copied and stream.slot_name and view.copied != stream.slot_name)
     return (
         stream.slot_lost
+        or bool(stream.endangered)
         or stream.gap
         or other_slot
         or (begun and not stream.slot)

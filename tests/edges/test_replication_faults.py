@@ -14,7 +14,7 @@ import pytest
 from reconciler.edges.replication import LogicalMover
 from reconciler.edges.replication_copy import CopyStopped
 from reconciler.edges.replication_cut import forward_way
-from reconciler.edges.replication_ends import Limits, NotReady
+from reconciler.edges.replication_ends import DiskShort, Limits, NotReady
 from reconciler.edges.replication_guards import (
     GuardsForbid,
     change_guards,
@@ -286,6 +286,66 @@ def test_a_slot_that_has_to_wait_says_for_whom(world: MoveWorld) -> None:
 
     world.go()
     assert "Cut" in world.done
+
+
+def test_a_slot_whose_wal_runs_out_is_given_up_and_a_lost_one_starts_over(
+    pair: Pair, world: MoveWorld
+) -> None:
+    world.go(until=lambda act: isinstance(act, acts.Subscribe))
+    assert world.view().forward.endangered == ""
+    try:
+        set_source(pair, "max_slot_wal_keep_size = '1MB'")
+        with world.source.connect() as connection:
+            connection.execute("CHECKPOINT")
+            for _ in range(3):
+                connection.execute("SELECT pg_logical_emit_message(false, '', 'x')")
+                connection.execute("SELECT pg_switch_wal()")
+            endangered = world.view().forward.endangered
+            connection.execute("CHECKPOINT")
+        lost = world.view().forward
+    finally:
+        set_source(pair, "")
+    assert "max_slot_wal_keep_size" in endangered
+    assert lost.slot_lost
+
+    with Ledger(world, 600) as ledger:
+        world.go()
+        ledger.wait_for(50)
+
+    ledger.check()
+    assert world.done.count("Copy") == 2
+
+
+def set_source(pair: Pair, line: str) -> None:
+    """Set one parameter of the source that needs no restart, or none."""
+    (pair.source.home / "data" / "postgresql.auto.conf").write_text(f"{line}\n")
+    pair.source.run("pg_ctl", "reload", "--pgdata=data")
+
+
+def test_a_disk_that_fills_ends_the_copy_and_later_it_is_done(world: MoveWorld) -> None:
+    """The room at the target is told by a counter: filling a real disk would harm others."""
+    room = {"shop-s0": 1 << 40, "shop-s1": 1 << 40}
+    limits = Limits(chunk_bytes=8192, workers=1)
+    world.mover = LogicalMover(limits, room=lambda key: room[key.scope])
+    world.go(until=lambda act: isinstance(act, acts.Copy))
+
+    def tell(progress: CopyProgress) -> None:
+        room["shop-s1"] = 1 << 20
+
+    with pytest.raises(DiskShort, match="s1 has 1 MiB of disk left"):
+        world.mover.copy(world.move, *world.seats, TOKEN, tell, lambda: False)
+    assert world.view().copied == ""
+    with pytest.raises(DiskShort):
+        world.mover.copy(world.move, *world.seats, TOKEN, lambda p: None, lambda: False)
+    assert world.target.rows("SELECT count(*) FROM accounts") == [(0,)]
+
+    room["shop-s1"] = 1 << 40
+    world.go(until=lambda act: isinstance(act, acts.Cut))
+    room["shop-s0"] = 1 << 20
+    assert "s0 has 1 MiB of disk left" in world.view().obstacles[0]
+    world.wish(Wish.ABORT)
+    world.go()
+    world.nothing_left()
 
 
 def test_a_copy_that_is_asked_to_stop_stops(world: MoveWorld) -> None:

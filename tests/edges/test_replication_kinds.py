@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from uuid import UUID
 
 import psycopg
 import pytest
 
-from reconciler.edges.replication import LogicalMover
-from reconciler.edges.replication_ends import Limits
 from reconciler.model.desired import KeyType
 from reconciler.model.moves import CopyProgress, Wish
 from reconciler.model.platform import TlsFiles
@@ -193,7 +192,7 @@ def test_progress_ends_with_every_row_counted(pair: Pair) -> None:
 def test_a_throttled_copy_is_whole(pair: Pair) -> None:
     world = make_world(pair)
     load_accounts(world, 300)
-    world.mover = LogicalMover(Limits(latency_ratio_max=1.1))
+    world.move = replace(world.move, latency_ratio_max=1.1)
     with Ledger(world, 300) as ledger:
         world.go()
         ledger.wait_for(50)

@@ -159,6 +159,7 @@ def test_an_abort_that_came_too_late_is_refused_with_what_to_do_instead() -> Non
     "broken",
     [
         forward(READY, slot_lost=True),
+        forward(READY, endangered="its WAL goes soon"),
         forward(READY, slot=False, slot_active=False, slot_name="", lag_bytes=None),
         forward(READY, gap=True),
         forward(READY, slot_name="fwd2"),
