@@ -10,7 +10,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from reconciler.model.desired import Database, Deletion, Place, SchemaFile, Shard, ShardedTable
+from reconciler.model.desired import (
+    CopyDriver,
+    Database,
+    Deletion,
+    Place,
+    SchemaFile,
+    Shard,
+    ShardedTable,
+)
 from reconciler.model.errors import ReconcilerError
 from reconciler.model.keyspace import KeySet
 from reconciler.model.moves import Move, Wish
@@ -169,6 +177,7 @@ class MoveKeys:
     rollback_window_s: int
     place: Place
     latency_ratio_max: float = 0.0
+    copy: CopyDriver = CopyDriver.OWN
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,6 +39,7 @@ def moves(database: Database, seen: ObservedDatabase, scopes: Scopes) -> Iterato
                     database.resharding.rollback_window_s,
                     shard.place.at("keys"),
                     database.resharding.latency_ratio_max,
+                    database.resharding.copy,
                 )
 
 

@@ -9,6 +9,7 @@ same call goes on from there. Names tell what belongs to a move: publication, sl
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import assert_never
 
 from reconciler.edges import (
     replication_clean,
@@ -16,6 +17,7 @@ from reconciler.edges import (
     replication_cut,
     replication_preflight,
     replication_streams,
+    replication_tablesync,
     replication_verify,
     replication_view,
 )
@@ -41,6 +43,7 @@ from reconciler.edges.replication_guards import (
     refuse_stale,
 )
 from reconciler.model.access import Seat
+from reconciler.model.desired import CopyDriver
 from reconciler.model.moves import (
     Comparison,
     CopyProgress,
@@ -114,12 +117,19 @@ class LogicalMover:
         progress: Callable[[CopyProgress], None],
         stopping: Callable[[], bool],
     ) -> None:
-        """Copy the rows under a new slot's snapshot; one that was cut short starts over.
+        """Copy the rows by the move's driver; own: one that was cut short starts over.
 
-        ``progress`` is called from several threads, one at a time. Raises SlotBlocked, CopyStopped.
+        ``progress`` is called from several threads, one at a time. Raises SlotBlocked, CopyStopped,
+        NotReady, SyncFails.
         """
         ends = self._ends(move, source, target, token)
-        replication_copy.copy_rows(ends, progress, stopping)
+        match move.copy:
+            case CopyDriver.OWN:
+                replication_copy.copy_rows(ends, progress, stopping)
+            case CopyDriver.NATIVE:
+                replication_tablesync.sync_rows(ends, progress, stopping)
+            case _:
+                assert_never(move.copy)
 
     def build_indexes(self, move: Move, source: Seat, target: Seat, token: FencingToken) -> None:
         """Build what the copy took away, and gather statistics. Raises IndexNotBuilt."""

@@ -31,6 +31,7 @@ from reconciler.edges.replication_streams import (
     drop_publication,
     drop_slots,
     drop_subscription,
+    drop_syncs,
     stop_following,
 )
 from reconciler.edges.replication_tables import Heap, MovedTable, sharded_tables
@@ -49,6 +50,8 @@ ORDER BY 1
 _NOTES = """
 SELECT 'beats ' || lane FROM shardwright.beat GROUP BY lane
 UNION ALL SELECT 'note ' || move_id FROM shardwright.moved
+UNION ALL SELECT 'slot ' || s.slot_name FROM shardwright.moved m
+            JOIN pg_replication_slots s ON m.syncs <> '' AND s.slot_name ~ m.syncs
 UNION ALL SELECT 'definitions ' || move_id FROM shardwright.move_ddl GROUP BY move_id
 ORDER BY 1
 """
@@ -69,6 +72,7 @@ def clean(ends: Ends) -> None:
         lambda: drop_slots(source, ends.forward, token),
         lambda: drop_slots(target, ends.reverse, token),
         lambda: drop_subscription(target, ends.forward, token),
+        lambda: drop_syncs(ends),
         lambda: drop_subscription(source, ends.reverse, token),
         lambda: drop_publication(source, ends.forward, token),
         lambda: drop_publication(target, ends.reverse, token),

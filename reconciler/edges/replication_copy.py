@@ -30,9 +30,10 @@ from reconciler.edges.replication_ends import (
     timeline,
 )
 from reconciler.edges.replication_indexes import rebuild, take_away
-from reconciler.edges.replication_streams import drop_slots, slot_blocked, stop_following
+from reconciler.edges.replication_streams import drop_forward, slot_blocked, slot_is_whole
 from reconciler.edges.replication_tables import Heap, MovedTable, all_tables
 from reconciler.edges.replication_throttle import Throttle
+from reconciler.model.desired import CopyDriver
 from reconciler.model.errors import ReconcilerError
 from reconciler.model.moves import CopyProgress, Move
 
@@ -91,9 +92,9 @@ def copy_rows(
 
     Raises SlotBlocked, CopyStopped, DiskShort, TableMissing and the errors of the sessions.
     """
-    if _is_whole(ends):
+    if is_whole(ends):
         return
-    tables = _start_over(ends)
+    tables = start_over(ends)
     chunks = sorted(_chunks(ends, tables), key=lambda chunk: -chunk.weight)
     ends.check_room(sum(chunk.weight for chunk in chunks))
     slot = ends.new_slot()
@@ -110,18 +111,18 @@ def copy_rows(
     tell(CopyProgress(tally.total, tally.total, tally.rows))
 
 
-def _is_whole(ends: Ends) -> bool:
+def is_whole(ends: Ends) -> bool:
+    """Tell whether all rows are at the target and their slot at the source."""
     with open_session(ends.target) as connection:
         query = "SELECT slot FROM shardwright.moved WHERE move_id = %s"
         slot = one_text(connection, query, ends.move.id)
     if not slot:
         return False
     with open_session(ends.source) as connection:
-        query = "SELECT wal_status FROM pg_replication_slots WHERE slot_name = %s"
-        return one_text(connection, query, slot) not in ("", "lost")
+        return slot_is_whole(connection, slot)
 
 
-def _start_over(ends: Ends) -> tuple[MovedTable, ...]:
+def start_over(ends: Ends) -> tuple[MovedTable, ...]:
     """Marker, slot, rows, in this order: a marker never stands for rows that are gone."""
     move, target = ends.move, patient(ends.target, ends.limits)
     with open_session(ends.target) as connection, connection.transaction():
@@ -132,13 +133,13 @@ def _start_over(ends: Ends) -> tuple[MovedTable, ...]:
             " timeline = '', indexed = false, verified = '', cut_timeline = ''",
             [move.id],
         )
-    stop_following(ends.target, ends.forward, ends.token)
-    drop_slots(ends.source, ends.forward, ends.token)
+    drop_forward(ends)
     with open_session(target, **_REPLICA) as connection:
         tables = all_tables(connection, move)
         _delete_rows(connection, ends, tables)
         if not move.target_keys:
-            take_away(connection, ends, [t for t in tables if t.key])
+            keyed = [t for t in tables if t.key]
+            take_away(connection, ends, keyed, keys=ends.move.copy is CopyDriver.OWN)
     with open_session(ends.source) as connection:
         return all_tables(connection, move)
 

@@ -65,7 +65,7 @@ SELECT 'index', pg_get_indexdef(i.indexrelid), NULL,
 """
     + _ON_OURS.format(owner="i.indrelid")
     + """
-   AND i.indisvalid AND NOT i.indisreplident
+   AND i.indisvalid AND NOT i.indisreplident AND (%(keys)s OR NOT i.indisunique)
    AND NOT EXISTS (SELECT FROM pg_constraint k WHERE k.conindid = i.indexrelid)
  ORDER BY x.relname
 """
@@ -85,15 +85,18 @@ class IndexNotBuilt(ReconcilerError):
     code = "MV209"
 
 
-def take_away(connection: psycopg.Connection, ends: Ends, tables: list[MovedTable]) -> None:
+def take_away(
+    connection: psycopg.Connection, ends: Ends, tables: list[MovedTable], *, keys: bool
+) -> None:
     """Note and drop foreign keys, then keys, then indexes of these tables, which are empty.
 
-    A key that something else rests on (a view, a foreign key from elsewhere) stays.
+    A key that something else rests on (a view, a foreign key from elsewhere) stays. So do all that
+    are unique without ``keys``: who loads the rows then looks rows up meanwhile.
     """
-    names = {"names": [t.name for t in tables]}
-    for query in (_FOREIGN_KEYS, _KEYS, _INDEXES):
+    values = {"names": [t.name for t in tables], "keys": keys}
+    for query in (_FOREIGN_KEYS, _KEYS, _INDEXES) if keys else (_FOREIGN_KEYS, _INDEXES):
         for kind, definition, validation, comment, what, removal in connection.execute(
-            query, names
+            query, values
         ).fetchall():
             after = [("validate", validation)] if validation else []
             if comment is not None:

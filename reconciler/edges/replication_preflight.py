@@ -14,13 +14,17 @@ from psycopg import sql
 
 from reconciler.edges.postgres_session import Target as Server
 from reconciler.edges.replication_ends import Ends, one_text, open_session, patient
+from reconciler.edges.replication_streams import has_identity
 from reconciler.edges.replication_tables import MovedTable, known_tables, new_reference
+from reconciler.model.desired import CopyDriver
 from reconciler.model.moves import Obstacle
 
 MIB = 1024 * 1024
 _LOOK = (files(__package__) / "sql" / "move_preflight.sql").read_text()
 LONG_TRANSACTION_S = 60
 RETRY_MS_MAX = 1000
+SYNC_SLOTS = 2
+"""As many as PostgreSQL's ``max_sync_workers_per_subscription``, unless it was changed."""
 ROOM_SHARE = 1.5
 KEEP_SHARE = 0.5
 """WAL that a slot may keep, at least, as a part of what moves: what is written meanwhile."""
@@ -30,7 +34,8 @@ def preflight_source(ends: Ends) -> tuple[Obstacle, ...]:
     """Return what the source alone tells to be in the way. Changes nothing."""
     with open_session(ends.source) as here:
         seen = _look(here, ends)
-    return tuple(dict.fromkeys((*_shard(ends.source, seen), *_source_only(ends, seen))))
+        native = tuple(_native(ends, here, seen))
+    return tuple(dict.fromkeys((*_shard(ends.source, seen), *_source_only(ends, seen), *native)))
 
 
 def preflight(ends: Ends) -> tuple[Obstacle, ...]:
@@ -49,6 +54,7 @@ def preflight(ends: Ends) -> tuple[Obstacle, ...]:
             *_pair(source, target),
             *_room(ends, source),
             *_columns(ends, mine, theirs),
+            *_native(ends, here, source),
         ]
         if not found:
             found.extend(_foreign_rows(there, ends, theirs, installed=target["installed"]))
@@ -208,6 +214,22 @@ def _columns(
         if here != there:
             odd = ", ".join(sorted({f"{c} {kind}" for c, kind, _ in here ^ there}))
             yield Obstacle(name, f"its columns differ between the shards: {odd}", cure)
+
+
+def _native(ends: Ends, here: psycopg.Connection, seen: dict[str, Any]) -> Iterator[Obstacle]:
+    """Tablesync makes slots of its own, and brings only what may be published."""
+    if ends.move.copy is not CopyDriver.NATIVE:
+        return
+    if seen["slots_free"] <= SYNC_SLOTS:
+        reason = f"{ends.source.name} has not {SYNC_SLOTS} more slots left for tablesync"
+        yield Obstacle("", reason, "raise max_replication_slots, or move with resharding.copy: own")
+    for table in known_tables(here, new_reference(ends.move)).values():
+        if not has_identity(here, table):
+            yield Obstacle(
+                table.name,
+                "it has no primary key, so tablesync does not bring it",
+                "add a primary key, or move with resharding.copy: own",
+            )
 
 
 def _foreign_rows(

@@ -19,6 +19,7 @@ from reconciler.edges.replication_ends import (
     NotReady,
     check_fence,
     conninfo,
+    one_text,
     open_session,
     run,
     silent_session,
@@ -115,11 +116,11 @@ def publish_forward(ends: Ends) -> None:
     """Publish at the source. Reference tables go along where UPDATEs of them stay possible."""
     with open_session(ends.source) as connection:
         tables = all_tables(connection, ends.move)
-        followed = [t for t in tables if t.key or _has_identity(connection, t)]
+        followed = [t for t in tables if t.key or has_identity(connection, t)]
     publish(ends.source, ends.forward, followed, ends)
 
 
-def _has_identity(connection: psycopg.Connection, table: MovedTable) -> bool:
+def has_identity(connection: psycopg.Connection, table: MovedTable) -> bool:
     """Whether a publication of it leaves UPDATE and DELETE possible for the application."""
     if table.identity in ("f", "i"):
         return True
@@ -132,22 +133,27 @@ def arm(ends: Ends) -> None:
     """Publish the way back at the target, and make its slot. Raises SlotBlocked."""
     with open_session(ends.target) as connection:
         tables = sharded_tables(connection, ends.move)
-        states = dict(_slots(connection, ends.reverse))
+        states = dict(_slots(connection, f"^{ends.reverse}$"))
     if states.get(ends.reverse) not in (None, "lost"):
         return
     publish(ends.target, ends.reverse, tables, ends)
     drop_slots(ends.target, ends.reverse, ends.token)
+    make_slot(ends.target, ends.reverse, ends)
+
+
+def make_slot(publisher: Server, slot: str, ends: Ends) -> None:
+    """Make a slot whose snapshot nobody asks for. Raises SlotBlocked."""
     wait_ms = ends.limits.slot_wait_ms
-    with open_session(ends.target, statement_timeout=str(wait_ms)) as connection:
+    with open_session(publisher, statement_timeout=str(wait_ms)) as connection:
         make = "SELECT pg_create_logical_replication_slot(%s, 'pgoutput')"
         try:
             take_over(connection, ends.token)
             with connection.transaction():
                 # A slot that a superseded applier made late would pass for a way back without gaps.
                 connection.execute("SELECT shardwright.hold_fence(%s)", [ends.token])
-                connection.execute(make, [ends.reverse])
+                connection.execute(make, [slot])
         except (pg.QueryCanceled, pg.LockNotAvailable):
-            raise slot_blocked(ends.target) from None
+            raise slot_blocked(publisher) from None
 
 
 def slot_blocked(publisher: Server) -> SlotBlocked:
@@ -164,10 +170,17 @@ def slot_blocked(publisher: Server) -> SlotBlocked:
 def subscribe(subscriber: Server, publisher: Server, name: str, slot: str, ends: Ends) -> None:
     """Let one side follow a slot of the other that is there already. Raises NotReady."""
     if is_subscribed(subscriber, name):
-        _follow_again(subscriber, name, slot, ends.token)
-        return
+        follow_again(subscriber, name, slot, ends.token)
+    else:
+        create_subscription(subscriber, publisher, name, slot, ends)
+
+
+def create_subscription(
+    subscriber: Server, publisher: Server, name: str, slot: str, ends: Ends, *, syncs: bool = False
+) -> None:
+    """Make a subscription to a slot; with ``syncs`` it brings all rows, once it is enabled."""
     with open_session(publisher) as connection:
-        if dict(_slots(connection, slot)).get(slot) in (None, "lost"):
+        if not slot_is_whole(connection, slot):
             raise NotReady(publisher.subject, f"slot {slot} is not there, or has lost WAL")
         version = connection.info.server_version
         portable = all(t.portable for t in sharded_tables(connection, ends.move))
@@ -177,10 +190,11 @@ def subscribe(subscriber: Server, publisher: Server, name: str, slot: str, ends:
         run(
             connection,
             "CREATE SUBSCRIPTION {} CONNECTION {} PUBLICATION {} WITH (create_slot = false,"
-            " copy_data = false, slot_name = {}, synchronous_commit = 'off', binary = {}{})",
+            " {}, slot_name = {}, synchronous_commit = 'off', binary = {}{})",
             sql.Identifier(name),
             sql.Literal(conninfo(publisher, name)),
             sql.Identifier(name),
+            sql.SQL("copy_data, enabled = false" if syncs else "copy_data = false"),
             sql.Literal(slot),
             sql.SQL("on" if portable and mine // 10_000 == version // 10_000 else "off"),
             # On 15 there is no origin; the order in ``reverse`` keeps rows from going round.
@@ -188,7 +202,7 @@ def subscribe(subscriber: Server, publisher: Server, name: str, slot: str, ends:
         )
 
 
-def _follow_again(subscriber: Server, name: str, slot: str, token: FencingToken) -> None:
+def follow_again(subscriber: Server, name: str, slot: str, token: FencingToken) -> None:
     """Go on with a subscription that was stopped half-way to its removal.
 
     It knows what it has applied; a new one would begin at the slot's confirmed position, which is
@@ -236,9 +250,19 @@ def drop_subscription(subscriber: Server, name: str, token: FencingToken) -> Non
 
 def drop_slots(publisher: Server, prefix: str, token: FencingToken) -> None:
     """Drop the slots whose names begin so, and end who follows them. Raises NotReady."""
+    _drop_matching(publisher, f"^{prefix}", token)
+
+
+def slot_is_whole(connection: psycopg.Connection, slot: str) -> bool:
+    """Tell whether a slot is there and has all its WAL."""
+    query = "SELECT wal_status FROM pg_replication_slots WHERE slot_name = %s"
+    return one_text(connection, query, slot) not in ("", "lost")
+
+
+def _drop_matching(publisher: Server, pattern: str, token: FencingToken) -> None:
     with open_session(publisher) as connection:
         for _ in range(DROP_ATTEMPTS_MAX):
-            names = [name for name, _ in _slots(connection, prefix)]
+            names = [name for name, _ in _slots(connection, pattern)]
             if not names:
                 return
             with connection.transaction():
@@ -266,6 +290,27 @@ def drop_forward(ends: Ends) -> None:
     stop_following(ends.target, ends.forward, ends.token)
     drop_slots(ends.source, ends.forward, ends.token)
     drop_subscription(ends.target, ends.forward, ends.token)
+    drop_syncs(ends)
+
+
+def drop_syncs(ends: Ends) -> None:
+    """Drop the slots that tablesync made at the source, once nothing is there to use them.
+
+    They are forgotten last, and only when the target has no subscription that makes new ones.
+    """
+    move, query = ends.move, "SELECT syncs FROM shardwright.moved WHERE move_id = %s"
+    with open_session(ends.source) as connection:
+        if one_text(connection, "SELECT to_regclass('shardwright.moved')") == "":
+            return
+        pattern = one_text(connection, query, move.id)
+        if not pattern:
+            return
+    _drop_matching(ends.source, pattern, ends.token)
+    if is_subscribed(ends.target, ends.forward):
+        raise NotReady(ends.target.subject, "its subscription may make such slots again")
+    with open_session(ends.source) as connection, connection.transaction():
+        check_fence(connection, ends.token)
+        connection.execute("DELETE FROM shardwright.moved WHERE move_id = %s", [move.id])
 
 
 def drop_publication(publisher: Server, name: str, token: FencingToken) -> None:
@@ -275,11 +320,11 @@ def drop_publication(publisher: Server, name: str, token: FencingToken) -> None:
         run(connection, "DROP PUBLICATION IF EXISTS {}", sql.Identifier(name))
 
 
-def _slots(connection: psycopg.Connection, prefix: str) -> list[tuple[str, str]]:
-    """Return name and ``wal_status`` of the slots of this database whose names begin so."""
+def _slots(connection: psycopg.Connection, pattern: str) -> list[tuple[str, str]]:
+    """Return name and ``wal_status`` of the slots of this database whose names match."""
     rows = connection.execute(
         "SELECT slot_name, coalesce(wal_status, '') FROM pg_replication_slots"
-        " WHERE starts_with(slot_name, %s) AND database = current_database()",
-        [prefix],
+        " WHERE slot_name ~ %s AND database = current_database()",
+        [pattern],
     ).fetchall()
     return [(str(name), str(status)) for name, status in rows]

@@ -15,6 +15,7 @@ from reconciler.edges.replication_ends import Ends, open_session, timeline
 from reconciler.edges.replication_guards import accepting, read_guards, refusing
 from reconciler.edges.replication_ready import LAG
 from reconciler.edges.replication_tables import MovedTable, known_tables
+from reconciler.model.desired import CopyDriver
 from reconciler.model.errors import ReconcilerError
 from reconciler.model.moves import Move, MoveView, Stage, Stream
 from reconciler.model.names import Epoch
@@ -101,7 +102,7 @@ def view(ends: Ends, map_epoch: Epoch) -> MoveView:
     t = target if isinstance(target, _Sight) else _Sight()
     move, note = ends.move, t.note
     opened = accepting(move, t.guards)
-    away = bool(note.get("slot")) and note.get("timeline") != t.timeline
+    away = bool(note.get("timeline")) and note.get("timeline") != t.timeline
     back = bool(note.get("cut_timeline")) and note.get("cut_timeline") != s.timeline
     guarded = {table.name for table in move.tables} <= set(t.guards)
     return MoveView(
@@ -119,6 +120,7 @@ def view(ends: Ends, map_epoch: Epoch) -> MoveView:
         map_epoch=map_epoch,
         pruned=(t if move.stage is Stage.BACK else s).pruned,
         prepared=bool(note) and guarded,
+        syncing=move.copy is CopyDriver.NATIVE,
         obstacles=(*_obstacles(move, s, t), *filter(None, (ends.short_of_room(),))),
         left=(*_left(s, "source"), *_left(t, "target"), *_note_left(note, opened)),
     )
@@ -223,6 +225,8 @@ def _left(side: _Sight, where: str) -> list[str]:
     kinds = (("beats", side.notes.get("beats")), ("subscription", side.seen.get("stopped")))
     names = [f"{kind} {name} at the {where}" for kind, found in kinds for name in found or ()]
     slots = side.seen.get("slots") or ()
+    if side.note.get("syncs"):
+        names.append(f"slots of tablesync at the {where}")
     return names + ([f"{len(slots)} slots at the {where}"] if len(slots) > 1 else [])
 
 

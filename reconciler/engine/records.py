@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 
-from reconciler.model.desired import Deletion, KeyType, ShardedTable
+from reconciler.model.desired import CopyDriver, Deletion, KeyType, ShardedTable
 from reconciler.model.keyspace import parse_key_set
 from reconciler.model.moves import Move, MoveId, Stage, Wish
 from reconciler.model.names import (
@@ -148,6 +148,7 @@ def encode_move(move: Move) -> bytes:
             "switchedAt": move.switched_at,
             "pausesMs": list(move.pauses_ms),
             "cutAfter": move.cut_after,
+            "copy": move.copy.value,
         }
     )
 
@@ -180,6 +181,7 @@ def decode_move(key: str, value: bytes, version: int) -> Move:
             switched_at=str(data["switchedAt"]),
             pauses_ms=tuple(float(pause) for pause in data["pausesMs"]),
             cut_after=str(data.get("cutAfter", "")),
+            copy=CopyDriver(data.get("copy", CopyDriver.OWN)),
             version=version,
         )
     except BROKEN as problem:

@@ -93,13 +93,26 @@ class Shard:
     moved_from: ShardName | None = None
 
 
+class CopyDriver(StrEnum):
+    """Who brings the rows of a move to its target."""
+
+    OWN = "own"
+    """Our own copier: parallel, in binary, indexes afterwards; cut short, it starts over."""
+    NATIVE = "native"
+    """PostgreSQL's tablesync: slower, but it goes on by itself after any crash."""
+
+
 @dataclass(frozen=True, slots=True)
 class Resharding:
-    """Limits of online moves: the pause of writers, the way back, the slow-down allowed."""
+    """Limits of online moves: the pause of writers, the way back, the slow-down allowed.
+
+    ``copy`` is the driver that brings the rows.
+    """
 
     pause_max_ms: int = 100
     rollback_window_s: int = 86_400
     latency_ratio_max: float = 2.0
+    copy: CopyDriver = CopyDriver.OWN
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import NewType
 
-from reconciler.model.desired import KeyType, ShardedTable
+from reconciler.model.desired import CopyDriver, KeyType, ShardedTable
 from reconciler.model.keyspace import KeySet
 from reconciler.model.names import DatabaseKey, Epoch, Scope, ScopeKey, ShardName
 from reconciler.model.unseen import Unseen
@@ -59,8 +59,8 @@ class Move:
     move began. ``switched_at`` is UTC in ISO 8601, empty before. ``pauses_ms`` are the writers'
     waits of each cut that was tried, the last one first; ``cut_after`` is the time (UTC, ISO 8601)
     before which no other cut is tried, empty when none backed out. ``latency_ratio_max`` is how
-    much slower than before the source's commits may become during a copy (0: no limit).
-    ``version`` is etcd's mod revision of the record.
+    much slower than before the source's commits may become during a copy (0: no limit). ``copy`` is
+    who brings the rows. ``version`` is etcd's mod revision of the record.
     """
 
     id: MoveId
@@ -85,6 +85,7 @@ class Move:
     switched_at: str = ""
     pauses_ms: tuple[float, ...] = ()
     cut_after: str = ""
+    copy: CopyDriver = CopyDriver.OWN
     version: int = 0
 
     @property
@@ -126,6 +127,7 @@ class MoveView:
 
     ``copied`` is the name of the slot whose snapshot was copied completely, empty when the copy is
     not whole; ``copy_begun`` tells that rows of the range are at the target all the same.
+    ``syncing``: tablesync brings the rows by itself, so that a subscription is there before them.
     ``prepared``: the target has the schema, and guards that refuse the keys where not opened.
     ``indexed``: all indexes and constraints that the copy took away are back.
     ``verified``: an exact comparison passed after the last copy.
@@ -152,6 +154,7 @@ class MoveView:
     map_epoch: Epoch
     pruned: bool
     prepared: bool = False
+    syncing: bool = False
     map_owners: tuple[Scope, ...] = ()
     obstacles: tuple[str, ...] = ()
     left: tuple[str, ...] = ()

@@ -11,7 +11,15 @@ from enum import IntEnum
 from typing import TypeAlias
 
 from reconciler.diff.changes import Refusal, Remark, Standstill
-from reconciler.model.desired import Deletion, KeyType, Place, Revision, SchemaFile, ShardedTable
+from reconciler.model.desired import (
+    CopyDriver,
+    Deletion,
+    KeyType,
+    Place,
+    Revision,
+    SchemaFile,
+    ShardedTable,
+)
 from reconciler.model.keyspace import KeySet
 from reconciler.model.moves import Move, Wish
 from reconciler.model.names import DatabaseKey, Epoch, MemberName, ScopeKey, ShardName
@@ -149,6 +157,7 @@ class MoveKeyRange:
     pause_max_ms: int
     rollback_window_s: int
     latency_ratio_max: float = 0.0
+    copy: CopyDriver = CopyDriver.OWN
 
 
 @dataclass(frozen=True, slots=True)

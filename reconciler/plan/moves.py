@@ -40,4 +40,5 @@ def begin_move(action: MoveKeyRange, routing: RoutingMap, started_at: str) -> Mo
         rollback_window_s=action.rollback_window_s,
         latency_ratio_max=action.latency_ratio_max,
         started_at=started_at,
+        copy=action.copy,
     )

@@ -54,6 +54,7 @@ class ActionV1(Struct, rename="camel", omit_defaults=True):
     target_scope: str = ""
     pause_max_ms: int = 0
     rollback_window_s: int = 0
+    copy: Annotated[str, Meta(description="Who brings the rows: own or native.")] = ""
     bytes: Annotated[int | None, Meta(description="Data that is lost; null when unseen.")] = None
     owners: Annotated[dict[str, str], Meta(description="Key ranges by shard.")] = {}
     move: Annotated[str, Meta(description="The move's id.")] = ""
@@ -199,4 +200,5 @@ def _move(move: act.MoveKeyRange) -> ActionV1:
         source=move.source, target=move.target,
         source_scope=str(move.source_scope), target_scope=str(move.target_scope),
         pause_max_ms=move.pause_max_ms, rollback_window_s=move.rollback_window_s,
+        copy=move.copy.value,
     )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from reconciler.model.desired import CopyDriver
 from reconciler.model.keyspace import KeySet
 from reconciler.model.names import ShardName
 from reconciler.plan.actions import MoveKeyRange
@@ -80,4 +81,11 @@ def move_notes(move: MoveKeyRange) -> tuple[str, ...]:
     return (
         f"writes to the range wait at most {duration(move.pause_max_ms / 1000)}; "
         f"reversible for {duration(move.rollback_window_s)}, then pruned from {move.source}",
+        _DRIVERS[move.copy],
     )
+
+
+_DRIVERS = {
+    CopyDriver.OWN: "rows come by a parallel binary copy: the fastest way",
+    CopyDriver.NATIVE: "rows come by tablesync, as asked for: slower, resumes by itself",
+}

@@ -242,6 +242,14 @@ class ReshardingSpec(Part, frozen=True, kw_only=True):
     throttle: Annotated[Throttle, Meta(description="When a move steps back.")] = field(
         default_factory=Throttle
     )
+    copy: Annotated[
+        Literal["own", "native"],
+        Meta(
+            description="Who brings the rows: own is a parallel binary copy, which starts over "
+            "when it is cut short; native is PostgreSQL's tablesync, slower, which goes on by "
+            "itself after a crash."
+        ),
+    ] = "own"
 
 
 class Moved(Part, frozen=True, kw_only=True):

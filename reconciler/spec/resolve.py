@@ -9,6 +9,7 @@ import msgspec
 from msgspec import UNSET
 
 from reconciler.model.desired import (
+    CopyDriver,
     Database,
     Deletion,
     KeyType,
@@ -188,7 +189,7 @@ def _resharding(manifest: ShardedDatabase, context: Context) -> Resharding:
     context.bounded(place.at("rollbackWindow"), window, (0, ROLLBACK_MS_MAX), "0s to 90d")
     at = place.at("throttle", "latencyMax")
     context.bounded(at, latency, (RATIO_MIN, RATIO_MAX), "1x to 1000x")
-    return Resharding(pause, window // 1000, latency)
+    return Resharding(pause, window // 1000, latency, CopyDriver(spec.copy))
 
 
 def digest_of(database: Database) -> str:

@@ -145,7 +145,7 @@ def is_broken(view: MoveView) -> bool:
         or other_slot
         or (begun and not stream.slot)
         or (stream.slot and not stream.published)
-        or (stream.subscribed and not view.copied)
+        or (stream.subscribed and not (view.copied or view.syncing))
     )
 
 

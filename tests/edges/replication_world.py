@@ -22,10 +22,10 @@ import psycopg
 from reconciler.edges.replication import LogicalMover
 from reconciler.edges.replication_ends import Limits
 from reconciler.model.access import Seat
-from reconciler.model.desired import KeyType, ShardedTable
+from reconciler.model.desired import CopyDriver, KeyType, ShardedTable
 from reconciler.model.hashing import position_of_key
 from reconciler.model.keyspace import KeySet, parse_key_set
-from reconciler.model.moves import Move, MoveId, MoveView, Side, Stage, Wish
+from reconciler.model.moves import CopyProgress, Move, MoveId, MoveView, Side, Stage, Wish
 from reconciler.model.names import DatabaseKey, DatabaseName, Epoch, Namespace, ScopeKey, ShardName
 from reconciler.model.names import Scope as ScopeName
 from reconciler.workflow import reshard_acts as acts
@@ -115,6 +115,7 @@ class MoveWorld:
     owner: Side = Side.SOURCE
     twice: bool = False
     done: list[str] = field(default_factory=list)
+    copied: list[CopyProgress] = field(default_factory=list)
     reasons: list[str] = field(default_factory=list)
 
     @property
@@ -163,7 +164,7 @@ class MoveWorld:
             case acts.Publish():
                 mover.publish(*where)
             case acts.Copy():
-                mover.copy(*where, lambda progress: None, lambda: False)
+                mover.copy(*where, self.copied.append, lambda: False)
             case acts.BuildIndexes():
                 mover.build_indexes(*where)
             case acts.Subscribe():
@@ -236,6 +237,7 @@ def make_world(
     key_type: KeyType = KeyType.BIGINT,
     reference: tuple[str, ...] = (),
     pause_max_ms: int = 2000,
+    copy: CopyDriver = CopyDriver.OWN,
 ) -> MoveWorld:
     source, target = new_shard(pair.source), new_shard(pair.target)
     target = replace(target, database=source.database, owner=source.owner, app=source.app)
@@ -260,6 +262,7 @@ def make_world(
         reference=reference,
         pause_max_ms=pause_max_ms,
         rollback_window_s=3600,
+        copy=copy,
     )
     return MoveWorld(source, target, move)
 

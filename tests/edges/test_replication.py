@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from reconciler.model.desired import CopyDriver
 from reconciler.model.moves import Wish
 from reconciler.model.platform import TlsFiles
 from reconciler.workflow import reshard_acts as acts
@@ -34,7 +35,11 @@ def world(pair: Pair) -> MoveWorld:
     return make_world(pair)
 
 
-def test_a_move_to_a_new_shard_loses_nothing_and_leaves_nothing(world: MoveWorld) -> None:
+@pytest.mark.parametrize("copy", CopyDriver)
+def test_a_move_to_a_new_shard_loses_nothing_and_leaves_nothing(
+    pair: Pair, copy: CopyDriver
+) -> None:
+    world = make_world(pair, copy=copy)
     load_accounts(world, 2000)
     before = world.source.rows(INDEXES)
 
@@ -48,8 +53,10 @@ def test_a_move_to_a_new_shard_loses_nothing_and_leaves_nothing(world: MoveWorld
     ledger.check()
     world.nothing_left()
     assert world.target.rows(INDEXES) == before
+    assert world.copied[-1].bytes_done == world.copied[-1].bytes_total > 0
+    follow = ["Subscribe"] if copy is CopyDriver.OWN else []  # tablesync follows from the first
     assert world.done == [
-        "PrepareTarget", "Publish", "Copy", "BuildIndexes", "Subscribe", "Verify", "Arm", "Cut",
+        "PrepareTarget", "Publish", "Copy", "BuildIndexes", *follow, "Verify", "Arm", "Cut",
         "WriteMap", "Record", "Reverse", "Clean", "Prune", "Record", "EndMove",
     ]  # fmt: skip
 
@@ -85,8 +92,9 @@ def test_every_call_may_be_made_twice(world: MoveWorld) -> None:
     world.nothing_left()
 
 
-def test_a_move_into_a_serving_shard_keeps_its_rows(pair: Pair) -> None:
-    world = make_world(pair, keys="80-", source_keys="80-", target_keys="-80")
+@pytest.mark.parametrize("copy", CopyDriver)
+def test_a_move_into_a_serving_shard_keeps_its_rows(pair: Pair, copy: CopyDriver) -> None:
+    world = make_world(pair, keys="80-", source_keys="80-", target_keys="-80", copy=copy)
     load_accounts(world, 1000)
 
     with Ledger(world, 1000) as ledger:

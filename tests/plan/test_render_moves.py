@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
-from reconciler.model.desired import Place
+from reconciler.model.desired import CopyDriver, Place
 from reconciler.model.keyspace import KeyRange, KeySet, parse_key_set
 from reconciler.model.names import (
     DatabaseKey,
@@ -75,9 +77,10 @@ def test_a_move_from_a_silent_shard_does_not_invent_a_size() -> None:
     assert text == "move 80- from s0 to s1: size unknown, s0 did not answer"
 
 
-def test_a_move_says_how_long_writers_may_wait_and_how_long_there_is_a_way_back() -> None:
-    (note,) = move_notes(move("s0", "s1", parse_key_set("80-")))
-    assert (
-        note
-        == "writes to the range wait at most 100 ms; reversible for 60 min, then pruned from s0"
-    )
+def test_a_move_says_how_long_writers_wait_how_long_it_is_reversible_and_how_rows_come() -> None:
+    own = move("s0", "s1", parse_key_set("80-"))
+    limits = "writes to the range wait at most 100 ms; reversible for 60 min, then pruned from s0"
+    assert move_notes(own) == (limits, "rows come by a parallel binary copy: the fastest way")
+    native = dataclasses.replace(own, copy=CopyDriver.NATIVE)
+    by_tablesync = "rows come by tablesync, as asked for: slower, resumes by itself"
+    assert move_notes(native) == (limits, by_tablesync)

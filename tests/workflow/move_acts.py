@@ -6,6 +6,7 @@ from collections.abc import Generator, Iterator
 from dataclasses import replace
 from typing import assert_never
 
+from reconciler.model.desired import CopyDriver
 from reconciler.model.moves import CutResult, Side, Stage
 from reconciler.workflow import reshard
 from reconciler.workflow import reshard_acts as acts
@@ -32,7 +33,8 @@ def performed(  # noqa: C901 - a dispatch table
         case acts.Publish():
             world.source.commit("publish", "fwd", True)
         case acts.Copy():
-            yield from copy(world)
+            native = world.move is not None and world.move.copy is CopyDriver.NATIVE
+            yield from sync(world) if native else copy(world)
         case acts.BuildIndexes():
             world.target.commit("note", "indexed", True)
         case acts.Subscribe():
@@ -89,19 +91,9 @@ def accept(world: World, side: Side) -> Iterator[None]:
 
 def copy(world: World) -> Iterator[None]:
     source, target = world.source, world.target
-    marker = target.state.notes.get("copied")
-    if marker and marker[0] in source.slots:
+    if is_whole(world):
         return
-    target.commit("note", "copied", None)
-    yield
-    for name in [n for n in source.slots if n.startswith("fwd")]:
-        del source.slots[name]
-        yield
-    for row in list(target.state.rows):
-        target.commit("delete", row)
-    target.commit("note", "indexed", False)
-    target.commit("note", "verified", None)
-    yield
+    yield from start_over(world)
     world.ids += 1
     slot = f"fwd{world.ids}"
     source.slots[slot] = Slot(len(source.wal))
@@ -111,6 +103,56 @@ def copy(world: World) -> Iterator[None]:
         target.commit("insert", row, sync=False)
         yield
     target.commit("note", "copied", (slot, target.timeline))
+
+
+def is_whole(world: World) -> bool:
+    slot, _ = world.target.state.notes.get("copied") or ("", 0)
+    return slot in world.source.slots
+
+
+def start_over(world: World) -> Iterator[None]:
+    source, target = world.source, world.target
+    target.commit("note", "copied", None)
+    target.commit("note", "begun", None)
+    yield
+    for name in [n for n in source.slots if n.startswith("fwd")]:
+        del source.slots[name]
+        yield
+    if "fwd" in target.state.follows:
+        target.commit("unfollow", "fwd")
+        yield
+    for row in list(target.state.rows):
+        target.commit("delete", row)
+    target.commit("note", "indexed", False)
+    target.commit("note", "verified", None)
+    yield
+
+
+def sync(world: World) -> Iterator[None]:
+    """Let tablesync copy, which a crash of ours does not stop: ``deliver`` is what brings rows."""
+    source, target = world.source, world.target
+    if is_whole(world):
+        return
+    slot = target.state.follows.get("fwd", "")
+    if slot not in source.slots or target.state.notes.get("begun") != target.timeline:
+        yield from start_over(world)
+        world.ids += 1
+        slot = f"fwd{world.ids}"
+        source.slots[slot] = Slot(len(source.wal), rows=tuple(source.state.rows))
+        yield
+        target.commit("note", "begun", target.timeline)
+        yield
+        target.commit("follow", "fwd", slot)
+        yield
+    while world.stream("fwd").slot_active and target.state.follows["fwd"] == slot:
+        if target.state.synced >= len(source.slots[slot].rows):
+            break
+        world.deliver("fwd")
+        yield
+    else:
+        return
+    if target.state.notes.get("begun") == target.timeline:
+        target.commit("note", "copied", (slot, target.timeline))
 
 
 def subscribe(world: World) -> None:
@@ -162,7 +204,7 @@ def clean(world: World) -> Iterator[None]:
         for name in sorted(shard.state.published):
             shard.commit("publish", name, False)
             yield
-    for note in ("copied", "verified", "cut"):
+    for note in ("copied", "begun", "verified", "cut"):
         world.target.commit("note", note, None)
         yield
 

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from datetime import timedelta
 
+from reconciler.model.desired import CopyDriver
 from reconciler.model.moves import Side, Stage, Wish
 from reconciler.workflow import reshard
 from reconciler.workflow.phase import Act, Refuse, Wait
@@ -22,8 +23,8 @@ SETTLE_ROUNDS_MAX = 300
 class Engine:
     """Look, decide, perform; killed at any time, and then begun again with nothing in mind."""
 
-    def __init__(self, *, tells_owners: bool = True) -> None:
-        self.world = World(tells_owners=tells_owners)
+    def __init__(self, *, tells_owners: bool = True, copy: CopyDriver = CopyDriver.OWN) -> None:
+        self.world = World(tells_owners=tells_owners, copy=copy)
         self.running: Iterator[None] | None = None
         self.begun = False
         self.last: Step | None = None
@@ -138,7 +139,8 @@ class Engine:
 def walk(seed: int, *, steps: int = 250) -> Engine:
     """Let chance choose what happens next, then settle. The same seed is the same walk."""
     dice = random.Random(seed)  # noqa: S311 - no secret
-    engine = Engine(tells_owners=dice.random() < 0.5)
+    copy = CopyDriver.NATIVE if seed % 4 == 3 else CopyDriver.OWN
+    engine = Engine(tells_owners=dice.random() < 0.5, copy=copy)
     faults = dice.random() ** 2
     for _ in range(4):
         engine.world.write(Side.SOURCE, dice.choice(TABLES))

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from reconciler.model.desired import KeyType, ShardedTable
+from reconciler.model.desired import CopyDriver, KeyType, ShardedTable
 from reconciler.model.keyspace import parse_key_set
 from reconciler.model.moves import Move, MoveId, MoveView, Side, Stage, Stream, Wish
 from reconciler.model.names import (
@@ -62,12 +62,16 @@ class State:
     follows: dict[str, str] = field(default_factory=dict)
     applied: dict[str, int] = field(default_factory=dict)
     notes: dict[str, Any] = field(default_factory=dict)
+    synced: int = 0
 
 
 @dataclass
 class Slot:
+    """``rows``: what a tablesync that began with it has to bring before any change."""
+
     confirmed: int
     lost: bool = False
+    rows: tuple[Row, ...] = ()
 
 
 class Shard:
@@ -85,7 +89,7 @@ class Shard:
     @property
     def marks(self) -> tuple[str, ...]:
         """What the move has noted here."""
-        return tuple(n for n in ("copied", "verified", "cut") if self.state.notes.get(n))
+        return tuple(n for n in ("copied", "begun", "verified", "cut") if self.state.notes.get(n))
 
     def commit(
         self, *change: Any, sync: bool = True, origin: tuple[str, int] | None = None
@@ -112,8 +116,9 @@ class Shard:
         match change[:-1]:
             case "guard", str(table), bool(accepts):
                 state.accepts[table] = accepts
-            case "insert", row:
+            case ("insert" | "sync") as kind, row:
                 state.rows[row] += 1
+                state.synced += kind == "sync"
             case "delete", row:
                 state.rows.pop(row, None)
             case "beat", int(value):
@@ -123,6 +128,7 @@ class Shard:
             case "follow", str(name), str(slot):
                 state.follows[name] = slot
             case "unfollow", str(name):
+                state.synced = 0
                 state.follows.pop(name, None)
                 state.applied.pop(name, None)
             case "note", str(name), value:
@@ -139,10 +145,10 @@ class Broken(AssertionError):
 class World:
     """One move with everything around it, but for the engine (``move_engine``)."""
 
-    def __init__(self, *, tells_owners: bool = True) -> None:
+    def __init__(self, *, tells_owners: bool = True, copy: CopyDriver = CopyDriver.OWN) -> None:
         self.source, self.target = Shard(True), Shard(False)
         self.sides = {Side.SOURCE: self.source, Side.TARGET: self.target}
-        self.move: Move | None = MOVE
+        self.move: Move | None = replace(MOVE, copy=copy)
         self.map = (Epoch(7), Side.SOURCE)
         self.tells_owners = tells_owners
         self.now = START
@@ -203,6 +209,10 @@ class World:
         position = self._position(name)
         if position is None:
             return
+        missing = publisher.slots[subscriber.state.follows[name]].rows[subscriber.state.synced :]
+        if missing:
+            subscriber.commit("sync", missing[0], sync=False)
+            return
         for at in range(position, len(publisher.wal)):
             change = publisher.wal[at][:-1]
             if change[0] not in ("insert", "delete", "beat"):
@@ -260,16 +270,18 @@ class World:
             map_epoch=self.map[0],
             pruned=not (target.rows if back else source.rows),
             prepared=bool(target.notes.get("prepared")),
+            syncing=self.move is not None and self.move.copy is CopyDriver.NATIVE,
             map_owners=(SCOPES[self.map[1]],) if self.tells_owners else (),
             obstacles=("a long transaction",) if self.obstacle else (),
-            left=tuple(mark for mark in self.target.marks if mark != "copied"),
+            left=tuple(mark for mark in self.target.marks if mark not in ("copied", "begun")),
         )
 
     def _gap(self, name: str) -> bool:
         """Whether the subscriber's timeline is another than at the stream's first row."""
         _, subscriber = self.ends(name)
         notes = self.target.state.notes
-        noted = (notes.get("copied") or ("", 0))[1] if name == "fwd" else notes.get("cut") or 0
+        begun = notes.get("begun") or (notes.get("copied") or ("", 0))[1]
+        noted = begun if name == "fwd" else notes.get("cut") or 0
         return bool(noted) and noted != subscriber.timeline
 
     def _dim_view(self) -> MoveView:

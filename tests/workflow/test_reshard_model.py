@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from reconciler.model.desired import CopyDriver
 from reconciler.model.moves import Move, MoveView, Side, Wish
 from reconciler.workflow import reshard, reshard_facts
 from reconciler.workflow.phase import Wait
@@ -39,9 +40,11 @@ class MoveMachine(RuleBasedStateMachine):
 
     engine: Engine
 
-    @initialize(tells_owners=st.booleans(), rows=st.integers(0, 3))
-    def begin(self, tells_owners: bool, rows: int) -> None:
-        self.engine = Engine(tells_owners=tells_owners)
+    @initialize(
+        tells_owners=st.booleans(), rows=st.integers(0, 3), copy=st.sampled_from(CopyDriver)
+    )
+    def begin(self, tells_owners: bool, rows: int, copy: CopyDriver) -> None:
+        self.engine = Engine(tells_owners=tells_owners, copy=copy)
         for _ in range(rows):
             self.engine.world.write(Side.SOURCE, TABLES[0])
 

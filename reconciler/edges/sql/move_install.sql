@@ -21,6 +21,8 @@ CREATE TABLE IF NOT EXISTS shardwright.moved (
   verified     text    NOT NULL DEFAULT '',
   cut_timeline text    NOT NULL DEFAULT ''
 );
+-- One at its source as well while tablesync copies. syncs: a pattern of the slots that it makes.
+ALTER TABLE shardwright.moved ADD COLUMN IF NOT EXISTS syncs text NOT NULL DEFAULT '';
 
 -- What a copy took away to be fast, in the order in which it is built again.
 CREATE TABLE IF NOT EXISTS shardwright.move_ddl (
