@@ -20,6 +20,7 @@ from typing import TypeVar
 
 import msgspec
 
+from reconciler.edges.local.json_records import decode_record
 from reconciler.model.errors import ReconcilerError
 from reconciler.model.names import MemberName, Scope, ScopeKey, member_name
 from reconciler.model.platform import Resources
@@ -365,7 +366,7 @@ def write_record(path: Path, record: object) -> None:
 def read_record(path: Path, kind: type[Record]) -> Record | None:
     """Read a record; None when the file is missing. Raises RecordDamaged."""
     try:
-        return msgspec.json.decode(path.read_bytes(), type=kind)
+        return decode_record(path.read_bytes(), kind)
     except FileNotFoundError:
         return None
     except msgspec.MsgspecError as problem:

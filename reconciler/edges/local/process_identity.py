@@ -20,6 +20,8 @@ from pathlib import Path
 
 import msgspec
 
+from reconciler.edges.local.json_records import decode_record
+
 MEMBER_DIR_VARIABLE = "SHARDWRIGHT_MEMBER_DIR"
 """Environment variable that marks the Python processes of a member with the member's folder."""
 
@@ -60,7 +62,7 @@ def is_alive(identity: ProcessIdentity | None) -> bool:
 def read_identity(path: Path) -> ProcessIdentity | None:
     """Read a recorded identity; None when there is none, or none that can be read."""
     try:
-        return msgspec.json.decode(path.read_bytes(), type=ProcessIdentity)
+        return decode_record(path.read_bytes(), ProcessIdentity)
     except (OSError, msgspec.MsgspecError):
         return None
 
