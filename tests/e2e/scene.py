@@ -53,9 +53,15 @@ def spec_text(
     synchronous: bool = False,
     parameters: str = "{work_mem: 16MB}",
     deletion: str = "destroy",
+    key_type: str = "bigint",
+    tables: str = "{customers: id, orders: customer_id}",
+    reference: str = "[notes, more, half, lost, big]",
     more: str = "",
 ) -> str:
-    """Return a spec; ``shards`` are flow mappings, by default one that owns everything."""
+    """Return a spec; ``shards`` are flow mappings, by default one that owns everything.
+
+    ``reference`` tables need not exist, unless keys move: a move copies them.
+    """
     listed = "\n".join(f"    - {one}" for one in shards or ('{name: s0, keys: ["-"]}',))
     return f"""\
 apiVersion: shardwright.dev/v1alpha1
@@ -68,9 +74,9 @@ spec:
     passwords: {{generation: 1}}
   schema: {{files: ["{name}/*.sql"]}}
   sharding:
-    type: bigint
-    tables: {{customers: id, orders: customer_id}}
-    reference: [notes, more, half, lost, big]
+    type: {key_type}
+    tables: {tables}
+    reference: {reference}
   defaults: {{instances: {instances}, synchronous: {str(synchronous).lower()}}}
   shards:
 {listed}

@@ -15,6 +15,7 @@ from reconciler.demo.shards import connect
 from reconciler.edges.postgres_session import PostgresTimeouts
 from reconciler.edges.replication import LogicalMover
 from reconciler.edges.replication_ends import open_session, server
+from reconciler.engine.events import StepFailed
 from reconciler.engine.observe import login_of, primary_of
 from reconciler.engine.problems import PlanStale
 from reconciler.engine.wishes import moves_under_way, record_wish
@@ -123,17 +124,17 @@ def leftovers(scene: Scene, name: str) -> list[str]:
     found: list[str] = []
     for shard in scene.seen(name).shards:
         if not shard.platform.stopped:
-            found += mover.sweep(seat_of(scene, shard.key.scope))
+            found += mover.sweep(seat_of(scene, shard.key.scope, name))
     return found
 
 
-def seat_of(scene: Scene, scope: str) -> Seat:
+def seat_of(scene: Scene, scope: str, name: str = "mv") -> Seat:
     """Return how to reach the primary of a shard, as the superuser."""
     platform = scene.world().eyes.platform
-    (shard,) = (s for s in scene.seen("mv").shards if s.key.scope == scope)
+    (shard,) = (s for s in scene.seen(name).shards if s.key.scope == scope)
     primary = primary_of(shard.platform, shard.patroni)
     assert primary is not None
-    return Seat(login_of(platform, shard.platform), primary, key_of("mv").name)
+    return Seat(login_of(platform, shard.platform), primary, key_of(name).name)
 
 
 def apply_all(scene: Scene) -> None:
@@ -143,7 +144,7 @@ def apply_all(scene: Scene) -> None:
         if plan.steps:
             with suppress(PlanStale):  # a shard that the killed apply started is still coming up
                 ended = scene.apply()
-                assert not ended.failed, scene.events
+                assert not ended.failed, [e for e in scene.events if isinstance(e, StepFailed)]
         elif not [s for s in plan.standstills if s.database.name in scene.names]:
             return
         else:
@@ -154,7 +155,7 @@ def apply_all(scene: Scene) -> None:
 @pytest.fixture
 def shop(scene: Scene) -> Scene:
     """Two shards with customers, each at its owner."""
-    scene.write("mv", spec_text("mv", *TWO))
+    scene.write("mv", spec_text("mv", *TWO, reference="[]"))
     scene.applied()
     world, routing = scene.world(), scene.routing("mv")
     for owner in routing.owners:
@@ -182,7 +183,8 @@ def killed_after(scene: Scene, seconds: float) -> None:
 
 
 def retile(scene: Scene, *shards: str) -> None:
-    scene.write("mv", spec_text("mv", *shards, more="  resharding: {pauseMax: 5s}\n"))
+    patient = "  resharding: {pauseMax: 5s}\n"
+    scene.write("mv", spec_text("mv", *shards, reference="[]", more=patient))
 
 
 def end_window(scene: Scene) -> None:
