@@ -16,6 +16,7 @@ from msgspec import UNSET
 from reconciler.model.errors import Position, ReconcilerError
 
 if TYPE_CHECKING:
+    from reconciler.spec.manifest_other import ReconcilerConfig
     from reconciler.spec.manifest_other import Source as WrittenSource
 
 ENVIRONMENT_PREFIX = "SHARDWRIGHT_"
@@ -51,14 +52,13 @@ class Source:
     """Where specs come from by the configuration: a folder, or a path in a Git repository.
 
     ``ref`` is a full name (``refs/heads/main``) or a commit, empty for the default branch.
-    ``waits`` are what it also asks for and what only the daemon will do; ``verified`` says that its
-    commits have to be signed.
+    ``webhook``: a push event should trigger a look; ``verified``: its commits have to be signed.
     """
 
     path: str
     git: str = ""
     ref: str = ""
-    waits: tuple[str, ...] = ()
+    webhook: bool = False
     verified: bool = False
 
     def __str__(self) -> str:
@@ -107,14 +107,11 @@ class Settings:
         found = []
         if self.etcd:
             found.append(("etcd", f"the {self.platform} platform runs its own"))
-        if "interval" in dict(self.origins):
-            found.append(("interval", NO_DAEMON))
-        waiting = [source for source in self.sources if source.waits]
-        found += [("sources", f"{' and '.join(s.waits)} of {s}: {NO_DAEMON}") for s in waiting]
+        heard = [source for source in self.sources if source.webhook]
+        found += [("sources", f"webhook of {s}: not heard yet, it is polled") for s in heard]
         return tuple(found)
 
 
-NO_DAEMON = "there is no daemon yet; plan and apply look when they are called"
 _ONLY_IN_FILE = ("sources", "etcd", "interval")
 _BOUNDS: dict[str, tuple[float, float]] = {
     "parallel": (1, 64),
@@ -185,6 +182,18 @@ def _checked(name: str, text: str, origin: str) -> Any:
 
 def _from_file(file: Path) -> dict[str, Any]:
     """Return the settings that a ReconcilerConfig gives, by our names."""
+    spec = read_config(file).spec
+    found: dict[str, Any] = {
+        "platform": spec.platform,
+        "sources": tuple(source_of(one, file.absolute().parent) for one in spec.sources),
+        "etcd": tuple(spec.etcd.endpoints) if spec.etcd else UNSET,
+        "interval": spec.interval,
+    }
+    return {name: value for name, value in found.items() if value is not UNSET}
+
+
+def read_config(file: Path) -> ReconcilerConfig:
+    """Read a ReconcilerConfig. Raises ConfigUnreadable and ProblemsFound."""
     from reconciler.model.desired import Revision
     from reconciler.spec import read
     from reconciler.spec.documents import Documents, SourceFile
@@ -204,17 +213,10 @@ def _from_file(file: Path) -> dict[str, Any]:
             remedy="see specs.md, or leave --config out",
             where=Position(str(file)),
         )
-    spec = config.spec
-    found: dict[str, Any] = {
-        "platform": spec.platform,
-        "sources": tuple(_source(one, file.absolute().parent) for one in spec.sources),
-        "etcd": tuple(spec.etcd.endpoints) if spec.etcd else UNSET,
-        "interval": spec.interval,
-    }
-    return {name: value for name, value in found.items() if value is not UNSET}
+    return config
 
 
-def _source(source: WrittenSource, folder: Path) -> Source:
+def source_of(source: WrittenSource, folder: Path) -> Source:
     """Return a source as written; a relative path in it begins at the file's folder."""
     git = source.git
     if git is UNSET:
@@ -224,6 +226,4 @@ def _source(source: WrittenSource, folder: Path) -> Source:
     for kind, name in (("heads", git.branch), ("tags", git.tag)):
         ref = f"refs/{kind}/{name}" if name else ref
     url = str(folder / git.url) if git.url.startswith(".") else git.url
-    asked = {"webhook": git.webhook, "interval": git.interval is not UNSET}
-    waits = tuple(name for name, is_asked in asked.items() if is_asked)
-    return Source(git.path, url, ref, waits, verified=git.verify is not UNSET)
+    return Source(git.path, url, ref, git.webhook, verified=git.verify is not UNSET)

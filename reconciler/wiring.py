@@ -17,6 +17,8 @@ from reconciler.engine.observe import Eyes
 
 if TYPE_CHECKING:
     from reconciler.edges.etcd_gateway import EtcdTimeouts
+    from reconciler.edges.git import GitCache, GitReference
+    from reconciler.edges.git_address import GitAddress
     from reconciler.edges.local.platform import LocalPlatform
     from reconciler.edges.patroni import PatroniTimeouts
     from reconciler.edges.postgres_session import PostgresTimeouts
@@ -96,19 +98,43 @@ def fetch(request: SourceRequest) -> Documents:
     from reconciler.edges.git import work_tree_revision
 
     if request.git:
-        from reconciler.edges.git import GitCache, GitReference, read_repository
-        from reconciler.edges.git_address import parse_address
+        from reconciler.edges.git import read_repository
 
-        reference = GitReference("any", request.ref) if request.ref else GitReference()
-        if request.ref.startswith("refs/heads/"):
-            reference = GitReference("branch", request.ref.removeprefix("refs/heads/"))
-        elif request.ref.startswith("refs/tags/"):
-            reference = GitReference("tag", request.ref.removeprefix("refs/tags/"))
-        cache = GitCache(cache_folder() / "git")
-        return read_repository(parse_address(request.git), reference, request.path, cache)
+        return read_repository(*_repository(request))
     from reconciler.edges.folder import read_folder
 
     return read_folder(request.path, revision_of=work_tree_revision)
+
+
+def fetch_news(request: SourceRequest, known: str, *, mounted: bool = False) -> Documents | None:
+    """Read a source for the daemon; None when it is still at the revision that is known.
+
+    Folders are known by their contents, whatever Git says of them; a mounted ConfigMap is read
+    whole from one of its states. Raises SO errors.
+    """
+    if request.git:
+        from reconciler.edges.git import read_news
+
+        return read_news(*_repository(request), known)
+    from reconciler.edges.configmaps import read_mounted
+    from reconciler.edges.folder import read_folder
+
+    path = request.path
+    documents = read_mounted(path, read_folder) if mounted else read_folder(path)
+    return None if str(documents.revision) == known else documents
+
+
+def _repository(request: SourceRequest) -> tuple[GitAddress, GitReference, str, GitCache]:
+    from reconciler.edges.git import GitCache, GitReference
+    from reconciler.edges.git_address import parse_address
+
+    reference = GitReference("any", request.ref) if request.ref else GitReference()
+    if request.ref.startswith("refs/heads/"):
+        reference = GitReference("branch", request.ref.removeprefix("refs/heads/"))
+    elif request.ref.startswith("refs/tags/"):
+        reference = GitReference("tag", request.ref.removeprefix("refs/tags/"))
+    cache = GitCache(cache_folder() / "git")
+    return parse_address(request.git), reference, request.path, cache
 
 
 _ACTOR = re.compile(r"pid (\d+) start (\d+) boot ([0-9a-f-]+)")

@@ -174,19 +174,21 @@ class GitRepository:
         return text.replace(self.address.password, "***") if self.address.password else text
 
     def read(
-        self, reference: GitReference, inside: str, limits: TreeLimits | None
-    ) -> tuple[str, str, Tree]:
-        """Return the reference's name and commit, and what is below the path."""
+        self, reference: GitReference, inside: str, limits: TreeLimits | None, known: str
+    ) -> tuple[str, str, Tree] | None:
+        """Return the reference's name and commit, and what is below the path; None when known."""
         name, commit = self.resolve(reference)
+        if revision_of(name, commit).text == known:
+            return None
         return name, commit, read_tree(self.git, commit, inside, limits or TreeLimits())
 
     def read_anew(
-        self, reference: GitReference, inside: str, limits: TreeLimits | None
-    ) -> tuple[str, str, Tree]:
+        self, reference: GitReference, inside: str, limits: TreeLimits | None, known: str
+    ) -> tuple[str, str, Tree] | None:
         """Read with an empty cache. Raises GitCacheUnusable when that fails as well."""
         self._make_again()
         try:
-            return self.read(reference, inside, limits)
+            return self.read(reference, inside, limits, known)
         except GitFailed as failed:
             raise _unusable(self.home.parent, failed) from None
 
@@ -304,15 +306,31 @@ def read_repository(
 
     When nothing moved this asks for the ref and fetches nothing. Raises GitUnreachable,
     GitRevisionUnknown, GitPathUnknown, GitTreeTooLarge, GitMissing, GitCacheUnusable and
-    GitCacheBusy; links out of the path and
-    submodules are in the documents' ``problems``.
+    GitCacheBusy; links out of the path and submodules are in the documents' ``problems``.
     """
+    found = read_news(address, reference, path, cache, "", limits)
+    assert found is not None  # noqa: S101  no revision is known, so that any is news
+    return found
+
+
+def read_news(
+    address: GitAddress,
+    reference: GitReference,
+    path: str,
+    cache: GitCache,
+    known: str,
+    limits: TreeLimits | None = None,
+) -> Documents | None:
+    """Read as ``read_repository`` does, or return None at once at the revision that is known."""
     inside = path_inside(path)
     with cache.repository(address) as repository:
         try:
-            name, commit, (files, problems) = repository.read(reference, inside, limits)
+            read = repository.read(reference, inside, limits, known)
         except GitFailed:  # objects are missing or damaged; what is fetched anew is whole
-            name, commit, (files, problems) = repository.read_anew(reference, inside, limits)
+            read = repository.read_anew(reference, inside, limits, known)
+        if read is None:
+            return None
+        name, commit, (files, problems) = read
     source = f"{address.shown}//{inside}" if inside else address.shown
     return Documents(source, revision_of(name, commit), files, problems=problems)
 

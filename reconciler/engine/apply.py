@@ -53,6 +53,7 @@ from reconciler.policy.check import prepare_plan_check
 from reconciler.policy.rules import Outcome
 
 if TYPE_CHECKING:
+    from reconciler.engine.leadership import Tenure
     from reconciler.engine.loop import Outlook, World
 
 
@@ -83,7 +84,9 @@ class Applier:
         watcher: Watcher,
         stop: threading.Event,
         single_use: bool,
+        tenure: Tenure | None = None,
     ) -> None:
+        self._tenure = tenure
         self._world, self._outlook, self._watcher = world, outlook, watcher
         self._stop, self._single_use = stop, single_use
         self._telling = threading.Lock()
@@ -133,6 +136,9 @@ class Applier:
     @contextmanager
     def _lease(self) -> Iterator[Lease]:
         """Hold the applier's lease and keep it alive. Raises LeaseHeld."""
+        if self._tenure:  # the daemon keeps it, and stops this apply when it is lost
+            yield self._tenure.lease
+            return
         store, lease_s = self._world.eyes.store, self._world.settings.lease_s
         lease = self._acquire()
         over = threading.Event()
@@ -188,7 +194,7 @@ class Applier:
             return
         with suppress(LeaseHeld), self._lease() as lease:
             store = self._world.eyes.store
-            supersede(store, lease, read_operations(store.read(OPERATIONS)), "", self._now())
+            self._supersede(lease, read_operations(store.read(OPERATIONS)), "")
 
     def _fence_shards(self, lease: Lease) -> None:
         """Raise the fence in every shard that this plan rests on, before looking again.
@@ -218,7 +224,10 @@ class Applier:
     def _replan(self) -> None:
         """Look again under the lease. Raises PlanStale when the plan is another one by now."""
         desired, plan = self._outlook.loaded.desired, self._outlook.plan
-        now = make_plan(desired, *observe_and_diff(self._world.eyes, self._world.mover, desired))
+        now = make_plan(
+            desired,
+            *observe_and_diff(self._world.eyes, self._world.mover, desired, self._outlook.only),
+        )
         if now.digest != plan.digest:
             raise PlanStale(
                 plan.id,
@@ -228,8 +237,9 @@ class Applier:
 
     def _open(self, lease: Lease, earlier: Operations) -> Journal:
         plan, store, now = self._outlook.plan, self._world.eyes.store, self._now()
-        journal = Journal(store, lease, f"{now:%Y%m%d-%H%M%S}-{lease.token}")
-        resumed = supersede(store, lease, earlier, journal.id, now)
+        id_ = f"{now:%Y%m%d-%H%M%S}-{lease.token}"
+        journal = Journal(store, lease, self._tenure.numbered(id_) if self._tenure else id_)
+        resumed = self._supersede(lease, earlier, journal.id)
         try:
             journal.open(plan, self._world.actor, now, single_use=self._single_use)
         except ConflictingWrite:
@@ -237,6 +247,11 @@ class Applier:
             raise
         self._tell(ApplyStarted(now, plan, journal.id, resumed))
         return journal
+
+    def _supersede(self, lease: Lease, earlier: Operations, by: str) -> str | None:
+        only = self._outlook.only
+        beside = self._tenure.is_own if self._tenure else None
+        return supersede(self._world.eyes.store, lease, earlier, by, self._now(), only, beside)
 
     def _hands(self, lease: Lease) -> Hands:
         world, plan = self._world, self._outlook.plan

@@ -17,7 +17,7 @@ from reconciler.model.access import Seat
 from reconciler.model.desired import Database, DesiredState
 from reconciler.model.errors import ReconcilerError
 from reconciler.model.moves import Preflight
-from reconciler.model.names import ScopeKey
+from reconciler.model.names import DatabaseKey, ScopeKey
 from reconciler.model.observed import Catalog, ObservedDatabase, ObservedState, Unseen
 from reconciler.model.routing import RoutingMap
 from reconciler.plan.moves import begin_move
@@ -25,10 +25,13 @@ from reconciler.plan.steps_database import move_action
 
 
 def observe_and_diff(
-    eyes: Eyes, mover: Mover, desired: DesiredState
+    eyes: Eyes,
+    mover: Mover,
+    desired: DesiredState,
+    only: frozenset[DatabaseKey] | None = None,
 ) -> tuple[ObservedState, Difference]:
-    """Return what is there and what differs, with what is in the way of moves not begun."""
-    observed = observe(eyes, (database.key for database in desired.databases))
+    """Return what is there (of ``only`` these), what differs, and what is in the way of moves."""
+    observed = observe(eyes, (database.key for database in desired.databases), only)
     difference = diff(desired, observed)
     begun = {(m.source_scope, m.target_scope, m.keys) for d in observed.databases for m in d.moves}
     fresh = [

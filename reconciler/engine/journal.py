@@ -12,7 +12,7 @@ operation ends, its steps are folded into the head, so that history stays small.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -241,36 +241,68 @@ class Journal:
         return f"{OPERATIONS}{self.id}/{rest}"
 
 
-def supersede(store: Store, lease: Lease, earlier: Operations, by: str, at: datetime) -> str | None:
+def supersede(
+    store: Store,
+    lease: Lease,
+    earlier: Operations,
+    by: str,
+    at: datetime,
+    only: frozenset[DatabaseKey] | None = None,
+    beside: Callable[[str], bool] | None = None,
+) -> str | None:
     """End every operation that was cut off, and return the id of the last of them.
 
     Its steps may have happened or not; nothing rests on that, because what is planned now comes
     from what is there now. Without a successor (``by`` is empty: nothing was left to do) it is
     called interrupted. Steps of operations that have ended are removed too: an applier may have
     been cut off between writing its last head and removing them.
+
+    ``only`` these databases are taken over; an operation with others goes on running without them.
+    ``beside`` tells from an id which operations run now, under the same lease: left alone.
     """
     last = None
+    kept: set[str] = set()
     for operation in earlier.all:
         if operation.result != "running":
+            continue
+        rest = () if only is None else tuple(d for d in operation.databases if d not in only)
+        if (beside and beside(operation.id)) or rest == operation.databases:
+            kept.add(operation.id)
             continue
         last = operation.id
         head = {
             "source": operation.source,
             "revision": operation.revision,
-            "databases": [(d.namespace, d.name) for d in operation.databases],
+            "databases": [(d.namespace, d.name) for d in rest or operation.databases],
             "plan": operation.plan,
             "actor": operation.actor,
             "startedAt": operation.started_at,
             "planned": operation.planned,
+        }
+        prefix = f"{OPERATIONS}{operation.id}/"
+        if rest:
+            kept.add(operation.id)
+            store.write({prefix + "head": (_dump({**head, "result": "running"}), None)}, lease)
+            continue
+        head |= {
             "result": f"superseded by {by}" if by else "interrupted",
             "endedAt": at.isoformat(timespec="milliseconds"),
             "steps": [_encode(step) for step in operation.steps[:KEPT_STEPS]],
         }
-        prefix = f"{OPERATIONS}{operation.id}/"
         gone = [key for key in store.read(OPERATIONS) if key.startswith(prefix + "step/")]
         _end(store, lease, prefix + "head", head, gone)
-    _delete(store, lease, [key for key in store.read(OPERATIONS) if "/step/" in key])
+    _delete(store, lease, _steps_left(store, kept, beside))
     return last
+
+
+def _steps_left(
+    store: Store, kept: set[str], beside: Callable[[str], bool] | None
+) -> Iterator[str]:
+    """Yield the keys of steps whose operation does not run."""
+    for key in store.read(OPERATIONS):
+        id_, _, rest = key.removeprefix(OPERATIONS).partition("/")
+        if rest.startswith("step/") and id_ not in kept and not (beside and beside(id_)):
+            yield key
 
 
 def _encode(step: StepRecord) -> dict[str, Any]:

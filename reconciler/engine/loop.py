@@ -18,6 +18,7 @@ from reconciler.engine.observe import Eyes
 from reconciler.engine.ports import Clock, Mover
 from reconciler.engine.records import APPLIER
 from reconciler.model.errors import ReconcilerError
+from reconciler.model.names import DatabaseKey
 from reconciler.model.observed import ObservedState
 from reconciler.plan.actions import Plan
 from reconciler.plan.planner import make_plan
@@ -26,6 +27,7 @@ from reconciler.policy.rules import PolicySet, compile_policies, policy_document
 from reconciler.spec.loaded import Loaded
 
 if TYPE_CHECKING:
+    from reconciler.engine.leadership import Tenure
     from reconciler.settings import Settings
 
 
@@ -47,7 +49,10 @@ class World:
 
 @dataclass(frozen=True, slots=True)
 class Outlook:
-    """What was asked for, what was seen, what would be done, and what the policies say of it."""
+    """What was asked for, what was seen, what would be done, and what the policies say of it.
+
+    ``only``: the databases that were looked at; None for all.
+    """
 
     loaded: Loaded
     observed: ObservedState
@@ -55,23 +60,35 @@ class Outlook:
     plan: Plan
     policies: PolicySet
     verdict: Verdict
+    only: frozenset[DatabaseKey] | None = None
 
 
-def look(world: World, loaded: Loaded) -> Outlook:
-    """Observe, diff, plan, check. Changes nothing.
-
-    Raises ProblemsFound when a policy does not compile.
-    """
-    desired, now = loaded.desired, world.clock.now()
-    policies = compile_policies(
+def compiled(loaded: Loaded) -> PolicySet:
+    """Compile a source's policies. Raises ProblemsFound when one does not compile."""
+    return compile_policies(
         tuple(policy_document(p.manifest, p.place) for p in loaded.policies),
         {f.path: f.data for f in loaded.documents.files} if loaded.documents else {},
     )
-    observed, difference = observe_and_diff(world.eyes, world.mover, desired)
+
+
+def look(
+    world: World,
+    loaded: Loaded,
+    policies: PolicySet | None = None,
+    only: frozenset[DatabaseKey] | None = None,
+) -> Outlook:
+    """Observe, diff, plan, check. Changes nothing.
+
+    ``policies`` are those to ask, the source's own by default. Raises ProblemsFound when one of
+    these does not compile.
+    """
+    desired, now = loaded.desired, world.clock.now()
+    policies = compiled(loaded) if policies is None else policies
+    observed, difference = observe_and_diff(world.eyes, world.mover, desired, only)
     plan = make_plan(desired, observed, difference)
     verdict = check_spec(policies, desired, now)
     verdict = verdict.joined(check_plan(policies, desired, plan, now))
-    return Outlook(loaded, observed, difference, plan, policies, verdict)
+    return Outlook(loaded, observed, difference, plan, policies, verdict, only)
 
 
 def outlive_dead(world: World, tell: Callable[[], None]) -> None:
@@ -99,12 +116,16 @@ def act(
     stop: threading.Event,
     *,
     single_use: bool = False,
+    tenure: Tenure | None = None,
 ) -> ApplyEnded:
     """Perform the plan of an outlook; what it may not or cannot do is told to the watcher.
 
-    ``single_use`` marks a saved plan as used. Raises PolicyDenies, PolicyHolds, LeaseHeld,
-    NothingSeen and FencedOff; failures of single steps are events.
+    ``single_use`` marks a saved plan as used. ``tenure`` is the daemon's, which holds the applier's
+    lease all the time; without it the lease is taken for this apply.
+
+    Raises PolicyDenies, PolicyHolds, LeaseHeld, NothingSeen and FencedOff; failures of single steps
+    are events.
     """
     from reconciler.engine.apply import Applier  # a plan does not need it
 
-    return Applier(world, outlook, watcher, stop, single_use).run()
+    return Applier(world, outlook, watcher, stop, single_use, tenure).run()

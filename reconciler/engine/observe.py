@@ -14,9 +14,11 @@ from reconciler.engine.journal import Operations, read_operations
 from reconciler.engine.ports import Clock, Patroni, Platform, Postgres, Store
 from reconciler.engine.records import (
     DATABASES,
+    OPERATIONS,
     PLANS,
     ROOT,
     database_of_key,
+    database_prefix,
     decode_move,
     decode_record,
     decode_routing,
@@ -62,14 +64,18 @@ class _Records:
     unseen: Unseen | None
 
 
-def observe(eyes: Eyes, wanted: Iterable[DatabaseKey] = ()) -> ObservedState:
-    """Return all that is there, and ``wanted`` even where nothing is.
+def observe(
+    eyes: Eyes, wanted: Iterable[DatabaseKey] = (), only: frozenset[DatabaseKey] | None = None
+) -> ObservedState:
+    """Return all that is there, or ``only`` these databases, and ``wanted`` even where nothing is.
 
     Never raises for something that does not answer: that is a value.
     """
     shards = eyes.platform.observe()
+    if only is not None:
+        shards = tuple(s for s in shards if DatabaseKey(s.key.namespace, s.database) in only)
     with ThreadPoolExecutor(max_workers=eyes.parallel) as pool:
-        asked = pool.submit(_records, eyes.store)
+        asked = pool.submit(_records, eyes.store, only)
         seen = tuple(pool.map(lambda shard: _shard(eyes, shard), shards))
         records = asked.result()
     shards_of: dict[DatabaseKey, list[ObservedShard]] = {}
@@ -91,9 +97,9 @@ def observe(eyes: Eyes, wanted: Iterable[DatabaseKey] = ()) -> ObservedState:
     )
 
 
-def _records(store: Store) -> _Records:
+def _records(store: Store, only: frozenset[DatabaseKey] | None) -> _Records:
     try:
-        found = store.read(ROOT)
+        found = store.read(ROOT) if only is None else _records_of(store, only)
     except ReconcilerError as error:
         unseen = Unseen("etcd", "records", _why(error))
         return _Records({}, {}, {}, Operations(), frozenset(), unseen)
@@ -111,7 +117,17 @@ def _records(store: Store) -> _Records:
     moves, broken = _moves(found)
     routing |= broken
     used = frozenset(key.removeprefix(PLANS) for key in found if key.startswith(PLANS))
-    return _Records(routing, records, moves, read_operations(found), used, None)
+    operations = read_operations(found)
+    if only is not None:  # another database's apply may run beside this one
+        operations = Operations(tuple(o for o in operations.all if only & set(o.databases)))
+    return _Records(routing, records, moves, operations, used, None)
+
+
+def _records_of(store: Store, only: frozenset[DatabaseKey]) -> dict[str, Versioned]:
+    found = store.read(OPERATIONS)
+    for key in only:
+        found |= store.read(database_prefix(key))
+    return found
 
 
 def _moves(

@@ -47,6 +47,7 @@ __all__ = [
     "ROOT",
     "RecordUnreadable",
     "database_of_key",
+    "database_prefix",
     "decode_move",
     "decode_record",
     "decode_routing",
@@ -64,9 +65,14 @@ PLANS = ROOT + "plans/"
 APPLIER = ROOT + "applier"
 
 
+def database_prefix(database: DatabaseKey) -> str:
+    """Return what every record of a database begins with."""
+    return f"{DATABASES}{database.namespace}/{database.name}/"
+
+
 def record_key(database: DatabaseKey) -> str:
     """Return where a database's last-applied record is."""
-    return f"{DATABASES}{database.namespace}/{database.name}/record"
+    return database_prefix(database) + "record"
 
 
 def database_of_key(key: str) -> tuple[DatabaseKey, str] | None:
@@ -111,7 +117,7 @@ def decode_record(key: str, value: bytes, database: DatabaseKey, version: int) -
 
 def moves_key(database: DatabaseKey, move: str = "") -> str:
     """Return where a move's record is; without a move, the prefix of all."""
-    return f"{DATABASES}{database.namespace}/{database.name}/moves/{move}"
+    return f"{database_prefix(database)}moves/{move}"
 
 
 def move_of_key(key: str) -> tuple[DatabaseKey, str] | None:

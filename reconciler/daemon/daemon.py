@@ -1,0 +1,208 @@
+"""The daemon: sources → queue → one round a database → status, for as long as it leads."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+from reconciler.daemon.config import ConfigFile, DaemonConfig
+from reconciler.daemon.leader import Leader
+from reconciler.daemon.rounds import Rounds
+from reconciler.daemon.sources import Follower
+from reconciler.engine import status as records
+from reconciler.engine.loop import World
+from reconciler.engine.records import DATABASES, database_of_key, decode_record
+from reconciler.engine.sources import SourceState, changed, join
+from reconciler.model.access import FencedOff
+from reconciler.model.errors import ReconcilerError
+from reconciler.model.names import DatabaseKey
+from reconciler.telemetry import Metrics
+
+RETRY_S = 2.0
+"""How often one that does not lead tries to."""
+REQUESTS_S = 1.0
+"""How often requests of people are looked for."""
+STOP_S = 25.0
+"""How long a stop waits for the work in hand to reach a safe point."""
+
+
+class Daemon:
+    """One daemon. ``run`` returns when ``stop`` was called."""
+
+    def __init__(
+        self, world: World, config: DaemonConfig, log: Any, file: ConfigFile | None = None
+    ) -> None:
+        self.world, self.config, self.log, self._file = world, config, log, file
+        self.metrics = Metrics()
+        self.leader = Leader(world, log, self._lost)
+        self.rounds = Rounds(world, self.leader, self.metrics, log)
+        self._joining = threading.Lock()
+        self._over = threading.Event()
+        self._followers: dict[str, Follower] = {}
+        self._etcd_silent = "not asked yet"
+
+    def run(self) -> None:
+        """Follow, lead and work until stopped."""
+        self.log.info("starting", actor=self.world.actor, interval_s=self.config.interval_s)
+        self.reconfigure(self.config)
+        self.rounds.start()
+        try:
+            self._lead()
+        finally:
+            self._end()
+
+    def stop(self) -> None:
+        """Begin nothing more; ``run`` returns when the work in hand is at a safe point."""
+        self._over.set()
+
+    def reconfigure(self, config: DaemonConfig) -> None:
+        """Follow these sources from now on; those that stay the same are not disturbed."""
+        self.config = config
+        kept = {source.name: source for source in config.sources}
+        for name, follower in list(self._followers.items()):
+            if kept.get(name) != follower.source:
+                follower.stop()
+                del self._followers[name]
+                self.log.info("source left", source=name)
+        for name, source in kept.items():
+            if name not in self._followers:
+                self._followers[name] = Follower(source, self._news, self.log)
+                self._followers[name].start()
+                self.log.info("source followed", source=name, interval_s=source.interval_s)
+        self._news(None)
+
+    def states(self) -> tuple[SourceState, ...]:
+        """Return the state of every source, in the order of the configuration."""
+        followers = [self._followers.get(source.name) for source in self.config.sources]
+        return tuple(follower.state for follower in followers if follower)
+
+    def why_not_ready(self) -> list[str]:
+        """Return what is missing; empty when ready. Leading is not needed for that."""
+        missing = [f"source {s.name} was not read yet" for s in self.states() if not s.answered]
+        if self._etcd_silent:
+            missing.append(f"etcd does not answer: {self._etcd_silent}")
+        return missing
+
+    def is_stopping(self) -> bool:
+        """Whether it was told to stop."""
+        return self._over.is_set()
+
+    def _end(self) -> None:
+        self.log.info("stopping")
+        for follower in list(self._followers.values()):
+            follower.stop()
+        left = self.rounds.end(STOP_S)
+        if left:  # the journal has what they do; the next daemon goes on from there
+            self.log.warning("left at work", workers=left)
+        self.leader.resign()
+        self.metrics.leads.set(0)
+        self.log.info("stopped")
+
+    def _news(self, _: SourceState | None) -> None:
+        """Take all sources together and ask for the databases of which something changed."""
+        with self._joining:
+            before, states = self.rounds.wanted, self.states()
+            wanted = join(states, before)
+            self.rounds.want(wanted)
+        for problem in wanted.problems:
+            self.log.error("policies kept", code=problem.code, error=str(problem))
+        for state in states:
+            self.metrics.quarantined.labels(state.name).set(int(bool(state.problems)))
+            result = "unreachable" if state.unreachable else "read"
+            self.metrics.fetches.labels(state.name, result).inc()
+        for key in changed(before, wanted):
+            self.rounds.ask(key)
+        if self.leader.tenure:
+            self._write_daemon()
+
+    def _lead(self) -> None:
+        """Stand until we lead; then hear requests, and ask for a routine look now and then."""
+        routine_at = 0.0
+        while not self._over.is_set():
+            wait = REQUESTS_S
+            self._reload()
+            try:
+                if self.leader.tenure:
+                    self._hear_requests()
+                elif self.leader.stand():
+                    self._begin()
+                    routine_at = 0.0
+                else:
+                    wait = RETRY_S
+                if self.leader.tenure and time.monotonic() >= routine_at:
+                    routine_at = time.monotonic() + self.config.interval_s
+                    self._ask_for_all()
+            except FencedOff:
+                pass  # the keeper says so
+            except ReconcilerError as error:
+                self._hear_etcd(f"{error.code} {error.problem}")
+            else:
+                self._hear_etcd("")
+            self._over.wait(wait)
+
+    def _reload(self) -> None:
+        """Take over the daemon's own configuration when its file changed."""
+        if self._file is None:
+            return
+        before = self._file.problem
+        config = self._file.news()
+        if self._file.problem and self._file.problem is not before:
+            self.log.error("configuration kept", error=str(self._file.problem))
+        if config is not None and config != self.config:
+            self.log.info("configuration in force", sources=len(config.sources))
+            self.reconfigure(config)
+
+    def _begin(self) -> None:
+        """A tenure begins with what the last one left in etcd."""
+        self.metrics.leads.set(1)
+        self.rounds.remember(records.read_statuses(self.world.eyes.store.read(records.STATUS)))
+        self._write_daemon()
+
+    def _lost(self) -> None:
+        self.metrics.leads.set(0)
+        self.rounds.interrupt()
+
+    def _ask_for_all(self) -> None:
+        """Ask for every database: of the specs, and those that a source of ours applied before."""
+        wanted = self.rounds.wanted
+        keys = wanted.databases.keys() | wanted.clashes.keys()
+        left = {k for k, source in self._recorded().items() if source in wanted.sources}
+        for key in sorted(keys | left):
+            self.rounds.ask(key, routine=True)
+
+    def _recorded(self) -> dict[DatabaseKey, str]:
+        """Return the source of each database that was applied. Raises what the store raises."""
+        found: dict[DatabaseKey, str] = {}
+        for key, item in self.world.eyes.store.read(DATABASES).items():
+            match database_of_key(key):
+                case (database, "record"):
+                    record = decode_record(key, item.value, database, item.version)
+                    found[database] = record.source
+                case _:
+                    pass
+        return found
+
+    def _hear_etcd(self, silence: str) -> None:
+        if silence and silence != self._etcd_silent:
+            self.log.error("etcd does not answer", error=silence)
+        elif self._etcd_silent and not silence:
+            self.log.info("etcd answers")
+        self._etcd_silent = silence
+
+    def _hear_requests(self) -> None:
+        found = records.requests(self.world.eyes.store)
+        before, self.rounds.requests = self.rounds.requests, found
+        for key in found.keys() - {k for k, mark in before.items() if found.get(k) == mark}:
+            self.log.info("asked to reconcile", database=str(key), mark=found[key][0])
+            self.rounds.ask(key)
+
+    def _write_daemon(self) -> None:
+        tenure = self.leader.tenure
+        if tenure is None:
+            return
+        value = records.encode_daemon(self.world.actor, self.leader.since, self.states())
+        try:
+            self.world.eyes.store.write({records.DAEMON: (value, None)}, tenure.lease)
+        except ReconcilerError as error:
+            self.log.warning("status not written", error=str(error))

@@ -1,0 +1,244 @@
+"""Rounds: a worker takes a database from the queue, reconciles it, and writes what came of it."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from reconciler.daemon.leader import Leader
+from reconciler.engine import status as records
+from reconciler.engine.events import ApplyEvent, StepDone, StepFailed, StepStarted, StepWaits
+from reconciler.engine.leadership import Tenure
+from reconciler.engine.loop import World
+from reconciler.engine.reconcile import Again, Conclusion, failed, reconcile
+from reconciler.engine.records import decode_record, record_key
+from reconciler.engine.sources import NOTHING, Wanted
+from reconciler.engine.workqueue import WorkQueue
+from reconciler.model.access import FencedOff
+from reconciler.model.errors import ReconcilerError
+from reconciler.model.names import DatabaseKey
+from reconciler.model.status import Status
+from reconciler.telemetry import CONTROLLER, Metrics
+
+SOON_S = 2.0
+"""When a database is looked at again that waits for something outside."""
+
+NOT_OURS = "NotOurs"
+
+
+@dataclass(slots=True)
+class _Work:
+    """One database's round that runs: how to stop it, and the spec it was begun with."""
+
+    stop: threading.Event
+    digest: str
+
+
+class Rounds:
+    """The workers and all that they share."""
+
+    def __init__(self, world: World, leader: Leader, metrics: Metrics, log: Any) -> None:
+        self._world, self._leader, self._metrics, self._log = world, leader, metrics, log
+        self._lock = threading.Lock()
+        self._queue: WorkQueue[DatabaseKey] = WorkQueue(time.monotonic, random.random)
+        self._works: dict[DatabaseKey, _Work] = {}
+        self._asked: dict[DatabaseKey, float] = {}
+        self._statuses: dict[DatabaseKey, Status] = {}
+        self._workers = [
+            threading.Thread(target=self._work, name=f"worker {n}", daemon=True)
+            for n in range(world.settings.parallel)
+        ]
+        self.wanted: Wanted = NOTHING
+        self.requests: dict[DatabaseKey, tuple[str, int]] = {}
+
+    def start(self) -> None:
+        """Begin to work on what is asked for."""
+        for worker in self._workers:
+            worker.start()
+
+    def ask(self, key: DatabaseKey, *, routine: bool = False) -> None:
+        """Ask for a round of a database; ``routine`` when nothing is known to have changed."""
+        self._asked.setdefault(key, time.monotonic())
+        self._queue.add(key, routine=routine)
+        self._metrics.adds.labels(CONTROLLER).inc()
+        self._metrics.depth.labels(CONTROLLER).set(self._queue.depth)
+
+    def want(self, wanted: Wanted) -> None:
+        """Take over what is asked for; rounds towards something else stop at a safe point."""
+        with self._lock:
+            self.wanted = wanted
+            for key, work in self._works.items():
+                if work.digest != digest_of(wanted, key):
+                    work.stop.set()
+
+    def remember(self, statuses: dict[DatabaseKey, Status]) -> None:
+        """Begin a tenure with the statuses that are in etcd."""
+        self._statuses = statuses
+
+    def interrupt(self) -> None:
+        """Stop all rounds at their next safe point."""
+        with self._lock:
+            for work in self._works.values():
+                work.stop.set()
+
+    def end(self, within_s: float) -> list[str]:
+        """Begin no round any more and wait for those that run; return the names of what is left."""
+        self._queue.close()
+        self.interrupt()
+        until = time.monotonic() + within_s
+        for worker in self._workers:
+            worker.join(max(0.0, until - time.monotonic()))
+        return [worker.name for worker in self._workers if worker.is_alive()]
+
+    def _work(self) -> None:
+        while (key := self._queue.get()) is not None:
+            self._metrics.depth.labels(CONTROLLER).set(self._queue.depth)
+            asked = self._asked.pop(key, None)
+            if asked is not None:
+                self._metrics.queued.labels(CONTROLLER).observe(time.monotonic() - asked)
+            try:
+                with self._metrics.active.labels(CONTROLLER).track_inprogress():
+                    self._round(key)
+            except Exception as error:  # a worker must live; the database is tried again
+                self._log.error("round broken", database=str(key), error=repr(error))
+                self._queue.add_failed(key)
+            finally:
+                self._queue.done(key)
+
+    def _round(self, key: DatabaseKey) -> None:
+        tenure = self._leader.tenure
+        if tenure is None:
+            return  # whoever leads next asks for it again
+        stop, began = threading.Event(), time.monotonic()
+        with self._lock:
+            wanted = self.wanted
+            self._works[key] = _Work(stop, digest_of(wanted, key))
+        try:
+            conclusion, source, revision = self._conclude(key, wanted, tenure, stop)
+        except FencedOff as error:
+            self._leader.lose(tenure, error.problem)
+            return
+        finally:
+            with self._lock:
+                del self._works[key]
+        self._metrics.seconds.labels(CONTROLLER).observe(time.monotonic() - began)
+        self._count(key, conclusion)
+        self._note(key, conclusion, source, revision, tenure)
+        self._again(key, conclusion)
+
+    def _conclude(
+        self, key: DatabaseKey, wanted: Wanted, tenure: Tenure, stop: threading.Event
+    ) -> tuple[Conclusion, str, str]:
+        """Return what a round found, and the source and revision that it was held against."""
+        clash = wanted.clashes.get(key)
+        if clash:
+            return failed(clash), "", ""
+        try:
+            loaded = wanted.databases.get(key) or wanted.sources.get(self._recorded_source(key))
+        except ReconcilerError as error:
+            return failed(error), "", ""
+        if loaded is None:
+            text = "no source of this daemon holds it"
+            return Conclusion(None, False, False, NOT_OURS, text, Again.ROUTINE), "", ""
+        conclusion = reconcile(
+            self._world, loaded, key, wanted.policies, tenure, self._teller(key), stop
+        )
+        return conclusion, loaded.desired.source, str(loaded.desired.revision)
+
+    def _recorded_source(self, key: DatabaseKey) -> str:
+        """Return which source applied a database last, empty when none did."""
+        name = record_key(key)
+        found = self._world.eyes.store.read(name).get(name)
+        return decode_record(name, found.value, key, found.version).source if found else ""
+
+    def _note(
+        self, key: DatabaseKey, conclusion: Conclusion, source: str, revision: str, tenure: Tenure
+    ) -> None:
+        """Write the status when it says something new; log what is worth a line."""
+        mark, version = self.requests.get(key, ("", 0))
+        before = self._statuses.get(key) or Status(key, None, True, False, "", "")
+        after = records.concluded(
+            before, conclusion, source=source, revision=revision, handled=mark,
+            failures=self._queue.failures(key) + 1, now=self._world.clock.now(),
+        )  # fmt: skip
+        if (after.reason, after.message) != (before.reason, before.message):
+            tell = self._log.error if conclusion.again is Again.BACKOFF else self._log.info
+            tell(
+                conclusion.reason, database=str(key), message=conclusion.message,
+                ready=conclusion.ready, stalled=conclusion.stalled, revision=revision,
+            )  # fmt: skip
+        self._statuses[key] = after
+        if after != before or version:
+            self._write(key, None if after.reason == NOT_OURS else after, version, tenure)
+
+    def _write(
+        self, key: DatabaseKey, status: Status | None, answered: int, tenure: Tenure
+    ) -> None:
+        store = self._world.eyes.store
+        try:
+            records.write_status(store, tenure.lease, key, status, answered)
+        except FencedOff as error:
+            self._leader.lose(tenure, error.problem)
+        except ReconcilerError as error:  # the next round writes it
+            self._log.warning("status not written", database=str(key), error=str(error))
+            self._statuses.pop(key, None)
+            self._queue.add_after(key, SOON_S)
+
+    def _count(self, key: DatabaseKey, conclusion: Conclusion) -> None:
+        is_failed = conclusion.again is Again.BACKOFF
+        result = "error" if is_failed else "requeue" if conclusion.reconciling else "success"
+        self._metrics.reconciles.labels(CONTROLLER, result).inc()
+        if is_failed:
+            self._metrics.errors.labels(CONTROLLER).inc()
+        ready = {True: 1, False: 0, None: -1}[conclusion.ready]
+        self._metrics.ready.labels(key.namespace, key.name).set(ready)
+        self._metrics.stalled.labels(key.namespace, key.name).set(int(conclusion.stalled))
+
+    def _again(self, key: DatabaseKey, conclusion: Conclusion) -> None:
+        if conclusion.again is Again.BACKOFF:
+            self._queue.add_failed(key)
+            return
+        self._queue.forget(key)
+        if conclusion.again is Again.NOW:
+            self.ask(key)
+        elif conclusion.again is Again.SOON:
+            self._queue.add_after(key, SOON_S)
+
+    def _teller(self, key: DatabaseKey) -> Teller:
+        return Teller(self._log.bind(database=str(key)), self._metrics)
+
+
+@dataclass(frozen=True, slots=True)
+class Teller:
+    """Writes a log line for each event of an apply."""
+
+    log: Any
+    metrics: Metrics
+
+    def __call__(self, event: ApplyEvent) -> None:
+        """Tell it."""
+        match event:
+            case StepStarted():
+                self.log.info("step begun", step=event.step.id)
+            case StepWaits():
+                self.log.info("step waits", step=event.step.id, reason=event.reason)
+            case StepDone():
+                self.metrics.steps.labels("done").inc()
+                self.log.info("step done", step=event.step.id, seconds=round(event.seconds, 3))
+            case StepFailed():
+                self.metrics.steps.labels("failed").inc()
+                error = event.error
+                self.log.error(
+                    "step failed", step=event.step.id, code=error.code, error=error.problem
+                )
+            case _:
+                pass  # that it began and ended is told by the round's conclusion
+
+
+def digest_of(wanted: Wanted, key: DatabaseKey) -> str:
+    """Return the digest of what is asked of a database, empty when nothing is."""
+    loaded = wanted.databases.get(key)
+    return loaded.desired.databases[0].digest if loaded else ""

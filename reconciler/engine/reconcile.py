@@ -1,0 +1,140 @@
+"""One round for one database: look, act, and say what came of it and when to look again."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from reconciler.engine import loop
+from reconciler.engine.events import ApplyEvent, StepFailed, Watcher
+from reconciler.model.access import FencedOff
+from reconciler.model.errors import ReconcilerError
+from reconciler.model.names import DatabaseKey
+from reconciler.policy.rules import Outcome
+
+if TYPE_CHECKING:
+    from reconciler.engine.leadership import Tenure
+    from reconciler.engine.loop import Outlook, World
+    from reconciler.policy.rules import PolicySet
+    from reconciler.spec.loaded import Loaded
+
+
+class Again(Enum):
+    """When a database is looked at again."""
+
+    NOW = "at once"
+    BACKOFF = "after its back-off"
+    SOON = "when what it waits for may have come"
+    ROUTINE = "at the next routine look"
+
+
+@dataclass(frozen=True, slots=True)
+class Conclusion:
+    """What a round found: the conditions of ``model.status.Status``, and when to look again."""
+
+    ready: bool | None
+    reconciling: bool
+    stalled: bool
+    reason: str
+    message: str
+    again: Again
+    until: str = ""
+    applied: bool = False
+    error: ReconcilerError | None = None
+
+
+@dataclass(slots=True)
+class _Failures:
+    """Passes events on, and keeps the first failure of a step."""
+
+    watcher: Watcher
+    first: ReconcilerError | None = None
+
+    def __call__(self, event: ApplyEvent) -> None:
+        if isinstance(event, StepFailed) and self.first is None:
+            self.first = event.error
+        self.watcher(event)
+
+
+def reconcile(
+    world: World,
+    loaded: Loaded,
+    key: DatabaseKey,
+    policies: PolicySet,
+    tenure: Tenure,
+    watcher: Watcher,
+    stop: threading.Event,
+) -> Conclusion:
+    """Bring one database to what its spec asks for, as far as that is possible now.
+
+    Raises FencedOff when the lease is lost; every other error is a conclusion.
+    """
+    try:
+        outlook = loop.look(world, loaded, policies, frozenset({key}))
+        standing = judge(outlook)
+        if standing is not None:
+            return standing
+        failures = _Failures(watcher)
+        ended = loop.act(world, outlook, failures, stop, tenure=tenure)
+    except FencedOff:
+        raise
+    except ReconcilerError as error:
+        return failed(error)
+    if ended.interrupted:  # a step that stopped at a safe point counts as failed, and is not
+        return Conclusion(False, True, False, "Interrupted", "stopped at a safe point", Again.NOW)
+    if failures.first:
+        return failed(failures.first)
+    return Conclusion(
+        None, True, False, "Applied", f"{len(ended.done)} steps applied", Again.NOW, applied=True
+    )
+
+
+def judge(outlook: Outlook) -> Conclusion | None:
+    """Say why nothing is to be applied; None when there is something. Pure."""
+    plan = outlook.plan
+    for unseen in outlook.observed.unseen:
+        if unseen.system == "etcd":
+            message = f"etcd does not answer: {unseen.reason}"
+            return Conclusion(None, True, False, "EtcdSilent", message, Again.BACKOFF)
+    if plan.refusals:
+        first = plan.refusals[0]
+        more = f" (and {len(plan.refusals) - 1} more)" if len(plan.refusals) > 1 else ""
+        text = f"{first.kind.code} {first.problem}{more}; try: {first.remedy}"
+        return Conclusion(False, False, True, "Refused", text, Again.ROUTINE)
+    if plan.steps:
+        return _held(outlook)
+    for still in plan.standstills:
+        if still.unseen:
+            message = f"{still.subject}: {still.reason}"
+            return Conclusion(None, True, False, "NotSeen", message, Again.SOON)
+    if plan.standstills:
+        still = plan.standstills[0]
+        reason = "Suspended" if "suspended" in still.reason else "Waiting"
+        message = f"{still.subject}: {still.reason}"
+        return Conclusion(None, reason == "Waiting", False, reason, message, Again.ROUTINE)
+    return Conclusion(True, False, False, "UpToDate", "nothing to do", Again.ROUTINE)
+
+
+def _held(outlook: Outlook) -> Conclusion | None:
+    """Return what a policy says against the plan, deny before hold."""
+    for outcome, reason in ((Outcome.DENY, "PolicyDenied"), (Outcome.HOLD, "PolicyHeld")):
+        found = [f for f in outlook.verdict.findings if f.outcome is outcome]
+        if found:
+            text = "; ".join(f"{f.policy}/{f.rule}: {f.text}" for f in found)
+            until = found[0].until.isoformat(timespec="seconds") if found[0].until else ""
+            denied = outcome is Outcome.DENY
+            again = Again.ROUTINE if denied else Again.SOON
+            return Conclusion(False, not denied, denied, reason, text, again, until)
+    return None
+
+
+def failed(error: ReconcilerError) -> Conclusion:
+    """Return the conclusion from an error: tried again after a back-off, whatever it was."""
+    message = f"{error.code} {error.subject}: {error.problem}"
+    if error.remedy:
+        message += f"; try: {error.remedy}"
+    return Conclusion(
+        False, True, not error.transient, type(error).__name__, message, Again.BACKOFF, error=error
+    )

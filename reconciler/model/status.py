@@ -1,0 +1,33 @@
+"""What the daemon says of a database: conditions in kstatus' sense, and when it looks again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from reconciler.model.names import DatabaseKey
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """The state of one database after a round.
+
+    ``ready``: True, False, or None while nobody knows. ``reconciling``: the daemon works on it, or
+    will by itself. ``stalled``: only a person or a commit helps. ``reason`` is CamelCase and for
+    machines, ``message`` for people. ``since`` is when these last changed, ``until`` when a hold is
+    expected to end (ISO 8601 UTC, empty if unknown). ``handled`` echoes the last request to
+    reconcile. ``failures``: rounds that failed in a row.
+    """
+
+    database: DatabaseKey
+    ready: bool | None
+    reconciling: bool
+    stalled: bool
+    reason: str
+    message: str
+    source: str = ""
+    attempted: str = ""
+    applied: str = ""
+    since: str = ""
+    until: str = ""
+    handled: str = ""
+    failures: int = 0

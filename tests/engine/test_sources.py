@@ -1,0 +1,97 @@
+"""Several sources taken together: whole revisions only, and one name in one source."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from reconciler.engine.sources import SourceState, changed, join, take, take_failure
+from reconciler.model.desired import Revision
+from reconciler.model.errors import ReconcilerError
+from reconciler.model.names import DatabaseKey, DatabaseName, Namespace
+from reconciler.spec.documents import Documents, SourceFile
+from tests.cli.calls import SHOP
+
+POLICY = """\
+apiVersion: shardwright.dev/v1alpha1
+kind: Policy
+metadata: {name: stays}
+spec:
+  rules: [{name: r, at: [spec], require: "RULE", otherwise: warn, message: none}]
+"""
+NOTHING_SQL = SHOP.replace("  schema: {files: [schema/*.sql]}\n", "")
+
+
+class Away(ReconcilerError):
+    """Only for these tests."""
+
+    code = "XX901"
+
+
+def documents(source: str, revision: str, *texts: str) -> Documents:
+    files = tuple(SourceFile(f"{n}.yaml", text.encode()) for n, text in enumerate(texts))
+    return Documents(source, Revision(revision), files)
+
+
+def key(name: str) -> DatabaseKey:
+    return DatabaseKey(Namespace("default"), DatabaseName(name))
+
+
+def named(name: str) -> str:
+    return NOTHING_SQL.replace("name: shop", f"name: {name}")
+
+
+def test_a_revision_with_a_mistake_leaves_the_last_good_one_in_force() -> None:
+    good = take(SourceState("a"), documents("a", "one", named("shop")))
+    bad = take(
+        good, documents("a", "two", named("shop"), named("more").replace("shards:", "shard:"))
+    )
+    assert bad.revision == "one"
+    assert bad.attempted == "two"
+    assert {p.where.file for p in bad.problems if p.where} == {"1.yaml"}
+    mended = take(bad, documents("a", "three", named("shop")))
+    assert (mended.revision, mended.problems) == ("three", ())
+
+
+def test_a_policy_that_does_not_compile_quarantines_its_revision() -> None:
+    good = take(SourceState("a"), documents("a", "one", POLICY.replace("RULE", "true")))
+    bad = take(good, documents("a", "two", POLICY.replace("RULE", "1 + true")))
+    assert (good.problems, bad.revision) == ((), "one")
+    assert bad.problems
+
+
+def test_a_source_that_is_away_changes_nothing() -> None:
+    good = take(SourceState("a"), documents("a", "one", named("shop")))
+    away = take_failure(good, Away("a", "does not answer"))
+    assert away.revision == "one"
+    assert changed(join([good]), join([away])) == ()
+
+
+def test_a_database_in_two_sources_is_followed_in_neither_and_both_are_named() -> None:
+    one = take(SourceState("a"), documents("a", "1", named("shop"), named("mine")))
+    two = take(SourceState("b"), documents("b", "1", named("shop"), named("yours")))
+    wanted = join([one, two])
+    assert set(wanted.databases) == {key("mine"), key("yours")}
+    assert "described in a and in b" in str(wanted.clashes[key("shop")])
+    alone = join([one])
+    assert changed(wanted, alone) == (key("shop"), key("yours"))
+
+
+def test_policies_of_one_name_in_two_sources_leave_the_last_good_ones_in_force() -> None:
+    rule = POLICY.replace("RULE", "true")
+    one = take(SourceState("a"), documents("a", "1", named("shop"), rule))
+    before = join([one])
+    two = take(SourceState("b"), documents("b", "1", rule))
+    wanted = join([one, two], before)
+    assert wanted.policies is before.policies
+    assert "is in a and in b" in str(wanted.problems[0])
+
+
+def test_only_what_changed_is_asked_for_and_everything_when_a_policy_did() -> None:
+    one = take(SourceState("a"), documents("a", "1", named("shop"), named("mine")))
+    edited = named("mine").replace("work_mem: 16MB", "work_mem: 17MB")
+    two = take(one, documents("a", "2", named("shop"), edited))
+    assert changed(join([one]), join([two])) == (key("mine"),)
+    rule = POLICY.replace("RULE", "true")
+    three = take(two, documents("a", "3", named("shop"), edited, rule))
+    assert changed(join([two]), join([three])) == (key("mine"), key("shop"))
+    assert replace(three) == three
