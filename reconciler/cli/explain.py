@@ -24,7 +24,8 @@ class UnknownCode(ReconcilerError):
 
     Codes are two letters for the part and three digits: SP spec, SO source, PO policy, PL plan,
     AP apply, OB observe, PG PostgreSQL, PA Patroni, ET etcd, LP local platform, MV moves of keys,
-    RT router, SD client library, DM daemon, CL command line. PS are answers of the shards themselves.
+    RT router, SD client library, DM daemon, CL command line. PS are answers of the shards
+    themselves.
     """
 
     code = "CL010"
