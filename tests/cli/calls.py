@@ -85,11 +85,11 @@ class Caller:
         )  # fmt: skip
         return Ended(done.returncode, done.stdout.decode(), done.stderr.decode())
 
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
+    def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
         """Start a call, its output in pipes."""
         return subprocess.Popen(
-            [*SHARDWRIGHT, *arguments], cwd=self.folder, env=self.environment, text=True,
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            [*SHARDWRIGHT, *arguments], cwd=self.folder, env=self.environment | environment,
+            text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
 
     def on_terminal(self, *arguments: str, answers: list[tuple[str, str]]) -> Ended:

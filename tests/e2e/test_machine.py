@@ -5,16 +5,17 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.scene import Scene
-from tests.local_home import processes_in
+from reconciler.engine.journal import Operation
+from tests.cli.calls import DEADLINE_S
+from tests.e2e.scene import Scene, key_of
+from tests.local_home import processes_in, wait_for
 
 pytestmark = pytest.mark.platform
+_CLOCK = Path(__file__).parents[1] / "clock"
 
 
 def test_a_full_disk_is_a_clear_error_and_work_goes_on_with_room(tmp_path: Path) -> None:
@@ -29,39 +30,29 @@ def test_a_full_disk_is_a_clear_error_and_work_goes_on_with_room(tmp_path: Path)
         disk.rmdir()
 
 
-@dataclass
-class JumpingClock:
-    """The machine's clock, set back by an hour after some readings."""
-
-    real: object
-    readings: int = 0
-    given: list[datetime] = field(default_factory=list)
-
-    def now(self) -> datetime:
-        self.readings += 1
-        now = datetime.now(UTC)
-        if self.readings > 6:
-            now -= timedelta(hours=1)
-        self.given.append(now)
-        return now
-
-    def sleep(self, seconds: float) -> None:
-        self.real.sleep(seconds)  # type: ignore[attr-defined]
-
-
 def test_a_clock_set_back_during_an_apply_changes_nothing_but_times(scene: Scene) -> None:
     scene.write("clock")
-    clock = JumpingClock(scene.world().clock)
+    offset = scene.folder / "offset"
+    clock = {"PYTHONPATH": str(_CLOCK), "SHARDWRIGHT_TEST_CLOCK": str(offset)}
 
-    ended = scene.apply(scene.world(clock=clock))
+    going = scene.call.start("apply", "-f", "specs", "--yes", **clock)
+    wait_for(lambda: _applies(scene, "clock"), "the apply has begun")
+    offset.write_text("-3600")
+    told, wrong = going.communicate(timeout=DEADLINE_S)
 
-    assert not ended.failed
-    assert clock.given[-1] < clock.given[0]
+    assert going.returncode == 0, told + wrong
     scene.settle()
-    operations = {o.id: o for o in scene.operations()}
-    last = operations[max(operations, key=lambda id_: operations[id_].version)]
-    assert last.result == "done"
-    # The next apply is later by its token, whatever the clock says.
+    (done,) = _applies(scene, "clock")
+    assert done.result == "done"
+    assert done.ended_at < done.started_at
+    # The next apply is later by its token, whatever the clock says; its lease is etcd's.
     scene.edit("clock", "work_mem: 16MB", "work_mem: 14MB")
-    scene.applied()
+    again = scene.call.start("apply", "-f", "specs", "--yes", **clock)
+    told, wrong = again.communicate(timeout=DEADLINE_S)
+    assert again.returncode == 0, told + wrong
     assert scene.sql("clock", "show work_mem") == [("14MB",)]
+    scene.applied()
+
+
+def _applies(scene: Scene, database: str) -> list[Operation]:
+    return [o for o in scene.operations() if key_of(database) in o.databases]
