@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, assert_never
 
 import click
 
 from reconciler.cli.lazy import LazyCommand, LazyGroup, command
-from reconciler.cli.session import Session
+from reconciler.cli.session import Session, output_option
+from reconciler.cli.terminal import write
 
 if TYPE_CHECKING:
     from reconciler.router.server import RouterConfig
@@ -20,7 +21,10 @@ _ME = "reconciler.cli.router:"
 @click.group(
     "router",
     cls=LazyGroup,
-    table={"run": LazyCommand("Commands", _ME + "run", "Serve until it is stopped.")},
+    table={
+        "run": LazyCommand("Commands", _ME + "run", "Serve until it is stopped."),
+        "map": LazyCommand("Commands", _ME + "show_map", "Print the map in a router's language."),
+    },
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 def router() -> None:
@@ -52,6 +56,13 @@ def router() -> None:
     metavar="FILE",
     help='Lines of "user" "password or SCRAM verifier"; default: the app role.',
 )
+@click.option(
+    "--map",
+    "map_file",
+    type=click.Path(dir_okay=False, exists=True),
+    metavar="FILE",
+    help="Serve by this map, read again at SIGHUP; default: watch the one in etcd.",
+)
 @click.option("--cert", type=click.Path(dir_okay=False, exists=True), help="Certificate (PEM).")
 @click.option("--key", type=click.Path(dir_okay=False, exists=True), help="Its key (PEM).")
 @click.option("--require-tls", is_flag=True, help="Refuse clients without TLS.")
@@ -80,11 +91,54 @@ def router() -> None:
 def run(session: Session, /, database: str, **options: object) -> int:
     """Serve until it is stopped.
 
-    SIGTERM lets transactions end first; SIGHUP reads users and certificates again.
+    SIGTERM lets transactions end first; SIGHUP reads users, certificates and --map again.
     """
     from reconciler.router.processes import run_processes
 
     return run_processes(_config(session.settings(), database, options))
+
+
+@command("map")
+@click.argument("database")
+@click.option(
+    "--for",
+    "kind",
+    type=click.Choice(("reference", "pgdog", "spqr")),
+    default="reference",
+    show_default=True,
+    help="Whose language.",
+)
+@click.option("--key-column", default="", metavar="NAME", help="The column with a key's hash.")
+@output_option("text", "json")
+@click.pass_obj
+def show_map(session: Session, database: str, kind: str, key_column: str, output: str) -> None:
+    """Print the routing map in a router's language.
+
+    That is: the steps by which routers take it up, each to be done at all of them before the next.
+    """
+    from reconciler.cli.owners import read_routing
+    from reconciler.render.router import DRIVERS
+    from reconciler.render.router.driver import RunStatements, SendSignal, WriteFile
+    from reconciler.wiring import open_world
+
+    routing = read_routing(open_world(session.settings()), database)
+    steps = DRIVERS[kind](key_column).steps(routing)
+    if output == "json":
+        import json
+        from dataclasses import asdict
+
+        write(json.dumps([{"step": type(s).__name__, **asdict(s)} for s in steps], indent=2))
+        return
+    for step in steps:
+        match step:
+            case WriteFile(name, text):
+                write(f"# write {name}\n{text.rstrip()}")
+            case RunStatements(statements):
+                write("# at the console\n" + "\n".join(f"{one};" for one in statements))
+            case SendSignal(name):
+                write(f"# kill -{name}")
+            case _:
+                assert_never(step)
 
 
 def _config(settings: Settings, name: str, options: dict[str, object]) -> RouterConfig:
@@ -122,6 +176,7 @@ def _config(settings: Settings, name: str, options: dict[str, object]) -> Router
         users=users,
         host=host.strip("[]") or "127.0.0.1",
         port=int(port),
+        map_file=str(options["map_file"] or ""),
         cert=str(options["cert"] or ""),
         key=str(options["key"] or ""),
         tls_required=bool(options["require_tls"]),

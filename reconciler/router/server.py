@@ -14,8 +14,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from reconciler.model.errors import ReconcilerError
 from reconciler.model.names import DatabaseKey
 from reconciler.model.platform import Credential, TlsFiles
+from reconciler.model.records import decode_routing
 from reconciler.model.routing import RoutingMap
 from reconciler.router import wire
 from reconciler.router.client import Client, Reception
@@ -26,6 +28,7 @@ from reconciler.router.routes import Routes
 from reconciler.router.scram import Verifier
 from reconciler.router.session import Session
 from reconciler.sdk.config import Config
+from reconciler.sdk.errors import NoMap
 from reconciler.sdk.feed import MapFeed
 from reconciler.sdk.routes import Routes as Indexed
 
@@ -42,7 +45,8 @@ class RouterConfig:
     ``users`` is called at start and at each reload (SIGHUP) and returns verifiers by name;
     ``credential_of`` takes a shard's scope. ``cert`` and ``key`` are for clients' TLS.
     ``drain_s``: how long transactions may go on after SIGTERM. ``control`` is a folder for the
-    sockets by which the processes of one router pass cancel requests on.
+    sockets by which the processes of one router pass cancel requests on. ``map_file``: the routing
+    map, read at start and at each reload; by default the one in etcd is watched.
     """
 
     database: DatabaseKey
@@ -58,6 +62,7 @@ class RouterConfig:
     processes: int = 1
     drain_s: float = 20.0
     control: str = ""
+    map_file: str = ""
     pools: PoolLimits = field(default_factory=PoolLimits)
     sessions: SessionLimits = field(default_factory=SessionLimits)
 
@@ -94,17 +99,7 @@ class RouterProcess:
     async def run(self) -> None:
         """Serve until ``stop``, then let transactions end. Raises NoMap."""
         loop = asyncio.get_running_loop()
-        config = Config(
-            etcd_endpoints=self._config.etcd, database=self._config.database.name,
-            namespace=self._config.database.namespace, password="", tls=self._config.tls,
-        )  # fmt: skip
-
-        def moved(routes: Indexed) -> None:
-            loop.call_soon_threadsafe(self._take, routes.routing)
-
-        feed = MapFeed(config, moved)
-        await asyncio.to_thread(feed.start)
-        self._take(feed.routes.routing)
+        feed = await self._feed()
         self._registration.start()
         server = await loop.create_server(lambda: Client(self._reception), sock=self._listener)
         control = await self._control()
@@ -120,8 +115,38 @@ class RouterProcess:
             self._pools.close()
             for task in self._tasks:
                 task.cancel()
-            await asyncio.to_thread(feed.close)
+            if feed is not None:
+                await asyncio.to_thread(feed.close)
             await asyncio.to_thread(self._registration.stop)
+
+    async def _feed(self) -> MapFeed | None:
+        """Take the map, and watch it in etcd unless a file has it. Raises NoMap."""
+        if self._config.map_file:
+            self._read_map()
+            return None
+        loop = asyncio.get_running_loop()
+        config = Config(
+            etcd_endpoints=self._config.etcd, database=self._config.database.name,
+            namespace=self._config.database.namespace, password="", tls=self._config.tls,
+        )  # fmt: skip
+
+        def moved(routes: Indexed) -> None:
+            loop.call_soon_threadsafe(self._take, routes.routing)
+
+        feed = MapFeed(config, moved)
+        await asyncio.to_thread(feed.start)
+        self._take(feed.routes.routing)
+        return feed
+
+    def _read_map(self) -> None:
+        path = Path(self._config.map_file)
+        try:
+            routing = decode_routing(str(path), path.read_bytes(), 0)
+        except OSError as problem:
+            raise NoMap(str(path), f"cannot be read: {problem.strerror}") from None
+        if routing.database != self._config.database:
+            raise NoMap(str(path), f"it is the map of {routing.database}")
+        self._take(routing)
 
     def stop(self) -> None:
         """Take no more clients, and end when the transactions of those here have."""
@@ -137,11 +162,13 @@ class RouterProcess:
         return sum(1 for one in sessions if one is not None and one.shards.loss is not None)
 
     def reload(self) -> None:
-        """Read users and certificates again; connected clients stay as they are."""
+        """Read users, certificates and the map's file again; clients stay as they are."""
         try:
             self._reception.users = self._config.users()
             self._reception.tls = _server_tls(self._config)
-        except (OSError, ValueError) as problem:
+            if self._config.map_file:
+                self._read_map()
+        except (OSError, ValueError, ReconcilerError) as problem:
             log.error("reload: kept what was: %s", type(problem).__name__)
         else:
             log.info("reloaded users and certificates")

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, LiteralString
 
 import psycopg
 import pytest
 from psycopg import errors
 
+from reconciler.render.router import Reference
+from reconciler.render.router.driver import SendSignal, WriteFile
 from reconciler.router.dispatch import SessionLimits
 from reconciler.router.registration import routers_key
 from tests.local_home import wait_for
@@ -37,6 +40,32 @@ def test_writers_wait_out_a_move_and_lose_nothing(
     book.check(scene.owned_rows())
     assert not book.unknown
     assert scene.rows(1, MOVED), "the moved keys are written at their new owner"
+
+
+def test_a_router_that_serves_by_a_file_takes_a_new_map_up_as_its_driver_says(
+    scene: Scene, tmp_path: Path
+) -> None:
+    path = tmp_path / "map.json"
+    file, signal = Reference().steps(scene.map)
+    assert isinstance(file, WriteFile)
+    path.write_text(file.text)
+    with running(scene, map_file=str(path)) as router:
+        with PsycopgWriters(router.options(), KEYS) as book:
+            book.await_more()
+            scene.cut()
+            wait_for(lambda: router.process.routes.held_total, "clients that wait for the map")
+            path.write_text("{")
+            router.reload()  # a file that cannot be read changes nothing
+            for step in Reference().steps(scene.map):
+                if isinstance(step, WriteFile):
+                    path.write_text(step.text)
+                else:
+                    assert step == signal == SendSignal("HUP")
+                    router.reload()
+            book.await_more(200)
+        assert router.process.routes.get().epoch == 2
+    book.check(scene.owned_rows())
+    assert scene.rows(1, MOVED)
 
 
 def test_writers_go_on_when_a_cut_backs_out(router: RunningRouter, scene: Scene) -> None:

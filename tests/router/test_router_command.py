@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -109,6 +110,17 @@ def test_psql_sees_rows_and_refusals(command: RouterCommand) -> None:
     assert command.run("psql", "-Atc", "SELECT name FROM customers WHERE id = 42") == "Ada\n"
     assert "shard_key" in command.run("psql", "-c", "SELECT * FROM customers")
     assert "countries" in command.run("psql", "-c", "\\d")
+
+
+def test_the_map_is_told_in_each_routers_language(command: RouterCommand) -> None:
+    def told(*words: str) -> str:
+        return command.run(*shardwright(command.home, "router", "map", "shop", *words))
+
+    assert "# write shop.map.json" in told()
+    assert 'ROUTE TO "s1" FOR DISTRIBUTION shop;' in told("--for", "spqr")
+    assert "RT010" in told("--for", "pgdog")
+    steps = json.loads(told("--for", "pgdog", "--key-column", "hash", "-o", "json"))
+    assert [step["step"] for step in steps] == ["WriteFile", *["RunStatements"] * 3]
 
 
 @pytest.mark.parametrize("mode", ["simple", "extended", "prepared"])

@@ -1,7 +1,7 @@
-"""The routing map in the language of each router. Pure functions, one for each router.
+"""The routing map in the language of each router, behind one port: ``driver.RouterDriver``.
 
-``reference`` is what our own router serves by, for people and scripts to read. ``pgdog`` and
-``spqr`` were written from those routers' documents and **were not tried on the real programs**.
+``reference`` is our own router's. ``pgdog`` and ``spqr`` were written from those routers' published
+documents and grammar, and **were not tried on the real programs**.
 """
 
 from __future__ import annotations
@@ -9,16 +9,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from types import MappingProxyType
 
-from reconciler.model.routing import RoutingMap
-from reconciler.render.router.pgdog import render_pgdog
-from reconciler.render.router.reference import render_reference
-from reconciler.render.router.spqr import render_spqr
+from reconciler.render.router.driver import RouterDriver
+from reconciler.render.router.pgdog import PgDog
+from reconciler.render.router.reference import Reference
+from reconciler.render.router.spqr import Spqr
 
-Renderer = Callable[[RoutingMap], str]
-"""The port of a router's driver: a map in, the router's text out; raises RouterCannot."""
-
-RENDERERS: MappingProxyType[str, Renderer] = MappingProxyType(
-    {"reference": render_reference, "pgdog": render_pgdog, "spqr": render_spqr}
+DRIVERS: MappingProxyType[str, Callable[[str], RouterDriver]] = MappingProxyType(
+    {
+        "reference": lambda _: Reference(),
+        "pgdog": PgDog,
+        "spqr": lambda column: Spqr(column or Spqr().key_column),
+    }
 )
+"""Drivers by router; each is made with the name of the column that holds a key's hash, or ""."""
 
-__all__ = ["RENDERERS", "Renderer", "render_pgdog", "render_reference", "render_spqr"]
+__all__ = ["DRIVERS", "PgDog", "Reference", "RouterDriver", "Spqr"]

@@ -1,5 +1,8 @@
 """The map as PgDog's ``pgdog.toml``. From its documents; not tried on the real program.
 
+Its documents' order for a change: the file, then ``MAINTENANCE ON`` (clients wait), ``RELOAD`` and
+``MAINTENANCE OFF``, each on all instances.
+
 PgDog hashes keys with PostgreSQL's *partition* hash (another seed) and a modulus over the number
 of shards, which can never agree with ranges of the seed-0 hash. Its ``.mapping`` tables compare
 raw values of a column. So a map can be said only when there is nothing to choose, which is one
@@ -10,12 +13,31 @@ application gives in its queries. Ranges are signed bigints, the start in, the e
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from reconciler.model.keyspace import SPACE_END, WHOLE
 from reconciler.model.names import app_role
 from reconciler.model.routing import RoutingMap
+from reconciler.render.router.driver import RunStatements, Step, WriteFile
 from reconciler.render.router.problems import RouterCannot
 
 _SIGN = 1 << 63
+
+
+@dataclass(frozen=True, slots=True)
+class PgDog:
+    """PgDog's driver; ``key_column`` holds the hash."""
+
+    key_column: str = ""
+
+    def steps(self, routing: RoutingMap) -> tuple[Step, ...]:
+        """Return the file and how it is taken up. Raises RouterCannot."""
+        return (
+            WriteFile("pgdog.toml", render_pgdog(routing, self.key_column)),
+            RunStatements(("MAINTENANCE ON",)),
+            RunStatements(("RELOAD",)),
+            RunStatements(("MAINTENANCE OFF",)),
+        )
 
 
 def render_pgdog(routing: RoutingMap, key_column: str = "") -> str:
