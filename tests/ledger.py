@@ -101,7 +101,8 @@ class Ledger:
     acknowledged: int = 0
     refused: int = 0
     again: int = 0
-    lost_sessions: int = 0
+    lost: list[str] = field(default_factory=list)
+    """Why writes were not done, or why nobody knows: sessions that broke."""
     longest_s: float = 0.0
     problems: list[str] = field(default_factory=list)
     """What must never happen; empty."""
@@ -182,8 +183,8 @@ class Ledger:
         self.maybe[key] += amount
         try:
             found = self._run(session, key, work, level)
-        except Unknown:
-            self.lost_sessions += 1
+        except Unknown as why:
+            self.lost.append(f"unknown: {why}")
             return
         del self.unknown[mark]
         self.maybe[key] -= amount
@@ -200,8 +201,8 @@ class Ledger:
         self.maybe[key] += amount
         try:
             found = self._run(session, key, work, level if amount else None)
-        except Unknown:
-            self.lost_sessions += 1
+        except Unknown as why:
+            self.lost.append(f"unknown: {why}")
             return
         del self.unknown[mark]
         self.maybe[key] -= amount
@@ -236,8 +237,8 @@ class Ledger:
                 if self.stale or self._over.is_set():
                     return None
                 time.sleep(0.005)
-            except NotDone:
-                self.lost_sessions += 1
+            except NotDone as why:
+                self.lost.append(str(why))
                 return None
             else:
                 self.longest_s = max(self.longest_s, time.monotonic() - begun)

@@ -35,9 +35,9 @@ def _sdk_meanings() -> Iterator[None]:
     try:
         yield
     except OutcomeUnknown as error:
-        raise Unknown from error
+        raise Unknown(str(error)) from error
     except _NOT_DONE as error:
-        raise NotDone from error
+        raise NotDone(str(error)) from error
     except psycopg.Error as error:
         if error.sqlstate in _AGAIN:
             raise Again from error
@@ -125,7 +125,7 @@ class RouterSession:
             if self._connection is None or self._connection.closed:
                 self._connection = psycopg.connect(**self._options, autocommit=True)
         except psycopg.OperationalError as error:
-            raise NotDone from error
+            raise NotDone(str(error)) from error
         try:
             return _work(self._connection, work, level)
         except psycopg.Error as error:
@@ -134,9 +134,9 @@ class RouterSession:
             if error.sqlstate == "PS001" and level is not None:
                 raise Refused from error
             if error.sqlstate == "08006":
-                raise NotDone from error
+                raise NotDone(str(error)) from error
             if error.sqlstate == "08007" or self._connection.closed:
-                raise Unknown from error
+                raise Unknown(str(error)) from error
             raise
 
     def close(self) -> None:
@@ -174,7 +174,7 @@ class MapSession:
                 self._hear()
                 raise Refused from error
             self.close()
-            raise Unknown from error
+            raise Unknown(str(error)) from error
 
     def _hear(self) -> None:
         if self._stale:
@@ -198,7 +198,7 @@ class MapSession:
                 connection.execute(f"SET shardwright.epoch = '{self._routing.epoch}'")
         except psycopg.Error as error:
             self._hear()
-            raise NotDone from error
+            raise NotDone(str(error)) from error
         self._sessions[owner.scope] = connection
         return connection
 

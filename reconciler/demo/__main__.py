@@ -10,13 +10,15 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 import psycopg
 
 from reconciler.demo import shards
 from reconciler.demo.moving import customers_of, split_and_merge, tell_outcome
-from reconciler.demo.story import SHOP, DemoFailed, Story, all_well, wait_for
+from reconciler.demo.router import router_command, running_router
+from reconciler.demo.story import SHOP, DemoFailed, Story, all_well, dim, wait_for
 from reconciler.demo.writer import Writer
 from reconciler.model.errors import ReconcilerError
 from reconciler.model.routing import RoutingMap
@@ -42,8 +44,10 @@ def _tell(story: Story, down: bool) -> None:
     _provision(story)
     routing = _load(story)
     _edit(story)
-    split_and_merge(story, routing)
-    _fail_over(story, routing)
+    print(dim(f"$ shardwright {' '.join(router_command(SHOP))} &"), flush=True)
+    with running_router(story.home, story.world(), SHOP) as router:
+        split_and_merge(story, routing, router)
+        _fail_over(story, routing, router)
     _nothing_to_do(story)
     story.note("whole demo", f"{time.monotonic() - begun:.0f} s")
     _summary(story)
@@ -145,9 +149,9 @@ def _edit(story: Story) -> None:
     _expect_nothing(story)
 
 
-def _fail_over(story: Story, routing: RoutingMap) -> None:
+def _fail_over(story: Story, routing: RoutingMap, router: dict[str, Any]) -> None:
     story.say("Kill the primary of s0 while a writer runs: kill -9 of PostgreSQL, Patroni and all")
-    writer = Writer(story.world(), SHOP, customers_of(routing, 0, 1))
+    writer = Writer(router, customers_of(routing, 0, 1))
     writer.start()
     wait_for(lambda: len(writer.acknowledged) > 200, "the writer to write")
     victim = _leader(story)
@@ -212,6 +216,16 @@ def _summary(story: Story) -> None:
     width = max(len(what) for what, _ in story.seen)
     for what, value in story.seen:
         print(f"  {what:<{width}}  {value}")
+    title = "writes through the router in"
+    columns = ("acknowledged", "lost", "duplicated", "longest wait")
+    print(f"\n  {title}  {'  '.join(columns)}")
+    for what, outcome, longest_s in story.writes:
+        cells = (
+            f"{outcome.acknowledged:,}", f"{outcome.lost}", f"{outcome.doubled}",
+            f"{longest_s * 1000:,.0f} ms",
+        )  # fmt: skip
+        row = "  ".join(f"{cell:>{len(name)}}" for cell, name in zip(cells, columns, strict=True))
+        print(f"  {what:<{len(title)}}  {row}")
 
 
 def _end(story: Story, down: bool) -> None:

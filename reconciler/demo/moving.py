@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 from reconciler.demo import shards
 from reconciler.demo.story import SHOP, DemoFailed, Story, wait_for
@@ -17,19 +18,20 @@ _MOVES_FROM = 0x40 << 56
 _WRITERS_CUSTOMERS = 20
 
 
-def split_and_merge(story: Story, routing: RoutingMap) -> None:
+def split_and_merge(story: Story, routing: RoutingMap, router: dict[str, Any]) -> None:
     """Split s0 in two while a writer writes keys that move, and merge the halves again."""
-    world = story.world()
     moving = tuple(
         customer
         for customer in customers_of(routing, 0, shards.CUSTOMERS)
         if position_of_key(routing.key_type, str(customer)) >= _MOVES_FROM
     )[:_WRITERS_CUSTOMERS]
-    writer = Writer(world, SHOP, moving, first=2_000_000)
+    writer = Writer(router, moving, first=2_000_000)
     writer.start()
     try:
         wait_for(lambda: len(writer.acknowledged) > 200, "the writer to write")
-        story.say("Split s0 while a writer writes keys that move: one edit of the spec")
+        story.say(
+            "Split s0 while a writer at the router writes keys that move: one edit of the spec"
+        )
         _retile(story, "Split s0", WHOLE, SPLIT)
         _move(story, "s0 split")
         story.say("Merge it back: the edit the other way round")
@@ -41,7 +43,9 @@ def split_and_merge(story: Story, routing: RoutingMap) -> None:
     story.run("apply", *story.source, "--yes", "--quiet")
     story.run("get", "shards")
     print("  s2 is stopped and its data kept: the database has `deletion: protected`.", flush=True)
-    tell_outcome(story, writer, "both moves")
+    tell_outcome(story, writer, "a split and a merge")
+    if writer.failed:
+        raise DemoFailed(f"{len(writer.failed)} writes failed at the router: {writer.failed[0]}")
 
 
 def customers_of(routing: RoutingMap, owner: int, count: int) -> tuple[int, ...]:
@@ -63,13 +67,15 @@ def _retile(story: Story, message: str, old: str, new: str) -> None:
 def _move(story: Story, what: str) -> None:
     """Apply an edit of the ranges, show the move, end its window and prune what stayed behind."""
     begun = time.monotonic()
-    story.run("apply", *story.source, "--yes", "--quiet")
+    story.watch("apply", *story.source, "--yes")
     moves = moves_under_way(story.world().eyes.store)
     if not moves or not moves[0].pauses_ms:
         raise DemoFailed(f"no move was made: {moves}")
     story.run("operation", "list")
     story.note(
-        what, f"{time.monotonic() - begun:.0f} s, writes held for {moves[0].pauses_ms[0]:.0f} ms"
+        what,
+        f"{time.monotonic() - begun:.0f} s, every row compared and equal, "
+        f"writes held for {moves[0].pauses_ms[-1]:.0f} ms",
     )
     story.run("route", "shop", str(shards.CUSTOMERS))
     story.run("operation", "finish", moves[0].id)
@@ -77,12 +83,9 @@ def _move(story: Story, what: str) -> None:
 
 
 def tell_outcome(story: Story, writer: Writer, what: str) -> None:
-    """Say what became of a writer's orders. Raises DemoFailed when one is lost or doubled."""
-    outcome = writer.outcome()
-    story.note(
-        f"writes acknowledged in {what}",
-        f"{outcome.acknowledged:,}, lost {outcome.lost}, doubled {outcome.doubled}, "
-        f"longest wait {writer.gap_s * 1000:.0f} ms",
-    )
+    """Keep what became of a writer's orders. Raises DemoFailed when one is lost or doubled."""
+    outcome = writer.outcome(story.world(), SHOP)
+    story.writes.append((what, outcome, writer.gap_s))
+    print(f"  {outcome.acknowledged:,} writes acknowledged in {what}", flush=True)
     if outcome.lost or outcome.doubled:
         raise DemoFailed(f"{outcome.lost} acknowledged writes lost, {outcome.doubled} doubled")

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from reconciler import settings
+from reconciler.demo.writer import Outcome
 from reconciler.engine.loop import World
 from reconciler.model.names import DatabaseKey, DatabaseName, Namespace
 from reconciler.model.observed import ObservedShard, PatroniView
@@ -31,6 +32,8 @@ class Story:
 
     folder: Path
     seen: list[tuple[str, str]] = field(default_factory=list)
+    writes: list[tuple[str, Outcome, float]] = field(default_factory=list)
+    """What became of the writes in each chapter that had a writer, and the longest wait in s."""
 
     @property
     def home(self) -> Path:
@@ -72,6 +75,17 @@ class Story:
             told = "" if show else f"\n{done.stdout}"
             raise DemoFailed(f"shardwright {arguments[0]} ended with {done.returncode}{told}")
         return done.stdout
+
+    def watch(self, *arguments: str) -> None:
+        """Run a command with its progress as it comes: bars on a terminal, else lines."""
+        print(dim(f"$ shardwright {' '.join(arguments)}"), flush=True)
+        command = [sys.executable, "-m", "reconciler.cli.main", *arguments]
+        done = subprocess.run(
+            command, env={**os.environ, "SHARDWRIGHT_HOME": str(self.home)},
+            stdin=subprocess.DEVNULL, check=False,
+        )  # fmt: skip
+        if done.returncode:
+            raise DemoFailed(f"shardwright {arguments[0]} ended with {done.returncode}")
 
     def git(self, *arguments: str) -> None:
         """Run git in the specs' repository."""

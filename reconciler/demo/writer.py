@@ -1,4 +1,4 @@
-"""A writer that never stops: one row after another, noting what was acknowledged."""
+"""A writer that never stops: one row after another through the router, noting what was done."""
 
 from __future__ import annotations
 
@@ -6,20 +6,17 @@ import threading
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import Any
 
 import psycopg
 
 from reconciler.demo.shards import connect, read_map
 from reconciler.engine.loop import World
-from reconciler.model.errors import ReconcilerError
 from reconciler.model.hashing import position_of_key
 from reconciler.model.names import DatabaseKey
 from reconciler.model.routing import RoutingMap, RoutingOwner
 
-REFUSED = "PS001"
-"""What a shard says of a key that is not its own, or not any more: nothing was written."""
 _RETRY_S = 0.02
-_MOVED_RETRY_S = 0.005
 _NUMBERS = 1_000_000
 
 
@@ -34,26 +31,22 @@ class Outcome:
 
 @dataclass(slots=True)
 class Writer:
-    """Writes orders of some customers, each to the owner of its key, and remembers those written.
+    """Writes orders of some customers at one address, the router's, and remembers those written.
 
-    A refusal (PS001) wrote nothing: the map is read again, and the same order goes to whoever owns
-    the key by then. A write whose outcome is unknown (the connection broke) is not counted and
-    never repeated. ``gap_s`` is the longest pause between two acknowledged writes, in seconds.
+    It knows nothing of shards. A write that fails is counted and never repeated: its outcome may
+    be unknown. ``gap_s`` is the longest pause between two acknowledged writes, in seconds.
     Orders are numbered from ``first`` on; two writers need ``first`` a million apart.
     """
 
-    world: World
-    database: DatabaseKey
+    router: dict[str, Any]
     customers: tuple[int, ...]
     first: int = _NUMBERS
     acknowledged: list[tuple[int, int]] = field(default_factory=list)
-    unknown: int = 0
-    refused: int = 0
+    failed: list[str] = field(default_factory=list)
     gap_s: float = 0.0
     _stop: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
-    _sessions: dict[str, psycopg.Connection] = field(default_factory=dict)
-    _routing: RoutingMap | None = None
+    _session: psycopg.Connection | None = None
 
     def start(self) -> None:
         """Begin to write in a thread of its own."""
@@ -78,52 +71,33 @@ class Writer:
                 self.gap_s, last = max(self.gap_s, now - last), now
 
     def _written(self, order: tuple[int, int]) -> bool:
-        """Write an order at its owner; False when its outcome is unknown, or when told to stop."""
-        while not self._stop.is_set():
-            session = self._session_of(order[0])
-            if session is None:  # nothing was sent
-                time.sleep(_RETRY_S)
-                continue
-            try:
-                session.execute("INSERT INTO orders (customer_id, id) VALUES (%s, %s)", order)
-                return True
-            except psycopg.Error as error:
-                self._routing = None
-                if error.sqlstate != REFUSED:
-                    self.unknown += 1
-                    self._hang_up()
-                    return False
-                self.refused += 1
-                time.sleep(_MOVED_RETRY_S)
-        return False
-
-    def _session_of(self, customer: int) -> psycopg.Connection | None:
-        """Return a session at the owner of a key; None when there is none at the moment."""
+        """Write an order; False when it failed, or nobody knows."""
         try:
-            if self._routing is None:
-                self._routing = read_map(self.world, self.database)
-            owner = owner_of(self._routing, customer)
-            session = self._sessions.get(owner.scope)
-            if session is None:
-                session = connect(self.world, self._routing, owner, timeout_s=2)
-                session.autocommit = True
-                self._sessions[owner.scope] = session
-            return session
-        except (psycopg.Error, ReconcilerError, OSError, KeyError):
-            self._routing = None
-            return None
+            if self._session is None:
+                self._session = psycopg.connect(**self.router, autocommit=True)
+        except psycopg.OperationalError:  # nothing was sent
+            time.sleep(_RETRY_S)
+            return False
+        try:
+            self._session.execute("INSERT INTO orders (customer_id, id) VALUES (%s, %s)", order)
+        except psycopg.Error as error:
+            self.failed.append(f"{error.sqlstate} {error.diag.message_primary or error}")
+            if self._session.closed:
+                self._session = None
+            return False
+        return True
 
     def _hang_up(self) -> None:
-        for session in self._sessions.values():
-            session.close()
-        self._sessions.clear()
+        if self._session is not None:
+            self._session.close()
+            self._session = None
 
-    def outcome(self) -> Outcome:
-        """Look for every acknowledged order on all shards of the map."""
-        routing = read_map(self.world, self.database)
+    def outcome(self, world: World, database: DatabaseKey) -> Outcome:
+        """Look for every acknowledged order on all shards of the map, past the router."""
+        routing = read_map(world, database)
         found: Counter[tuple[int, int]] = Counter()
         for owner in routing.owners:
-            with connect(self.world, routing, owner) as session:
+            with connect(world, routing, owner) as session:
                 rows = session.execute(
                     "SELECT customer_id, id FROM orders "
                     "WHERE customer_id = ANY(%s) AND id > %s AND id <= %s",

@@ -19,6 +19,7 @@ from reconciler.model.errors import ReconcilerError
 from reconciler.router.server import RouterConfig, serve
 
 LOOK_S = 0.2
+BACKLOG = 1024
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 RESTART_PAUSE_S = 1.0
 """Between two starts of a process that died, so that a router that cannot start does not spin."""
@@ -44,6 +45,7 @@ def listen_on(host: str, port: int) -> socket.socket:
             f"router {host}:{port}", error.strerror or "cannot listen", remedy="--listen HOST:0"
         ) from None
     listener.setblocking(False)
+    listener.listen(BACKLOG)  # who connects before the map is there waits instead of being refused
     return listener
 
 

@@ -10,6 +10,7 @@ import psycopg
 import pytest
 
 from reconciler.demo.__main__ import kill_family, told_safely
+from reconciler.demo.router import running_router
 from reconciler.demo.shards import connect
 from reconciler.demo.story import DemoFailed, wait_for
 from reconciler.demo.writer import Outcome, Writer, owner_of
@@ -26,7 +27,7 @@ SPLIT = ('{name: s0, keys: ["-40"]}', TWO[1], '{name: s2, keys: ["40-80"]}')
 def test_the_demos_writer_goes_with_its_keys_and_counts_what_is_lost_or_doubled(
     scene: Scene,
 ) -> None:
-    scene.write("demo", spec_text("demo", *TWO))
+    scene.write("demo", spec_text("demo", *TWO, reference="[]"))
     scene.applied()
     moving = tuple(
         c for c in range(1, 99) if 0x40 << 56 <= position_of_key("bigint", str(c)) < 0x80 << 56
@@ -35,28 +36,33 @@ def test_the_demos_writer_goes_with_its_keys_and_counts_what_is_lost_or_doubled(
     with connect(scene.world(), routing, routing.owners[0]) as session:
         for customer in moving:
             session.execute("INSERT INTO customers VALUES (%s, 'x')", [customer])
-    writer = Writer(scene.world(), key_of("demo"), moving)
-    writer.start()
-    try:
-        wait_for(lambda: len(writer.acknowledged) > 50, "the writer to write")
-        scene.write("demo", spec_text("demo", *SPLIT, more="  resharding: {pauseMax: 5s}\n"))
-        scene.applied()
-        split = len(writer.acknowledged)
-        wait_for(lambda: len(writer.acknowledged) > split + 50, "the writer to go on")
-    finally:
-        writer.stop()
+    with running_router(scene.home, scene.world(), key_of("demo")) as router:
+        writer = Writer(router, moving)
+        writer.start()
+        try:
+            wait_for(lambda: len(writer.acknowledged) > 50, "the writer to write")
+            patient = "  resharding: {pauseMax: 5s}\n"
+            scene.write("demo", spec_text("demo", *SPLIT, reference="[]", more=patient))
+            scene.applied()
+            split = len(writer.acknowledged)
+            wait_for(lambda: len(writer.acknowledged) > split + 50, "the writer to go on")
+        finally:
+            writer.stop()
+
+    def outcome() -> Outcome:
+        return writer.outcome(scene.world(), key_of("demo"))
 
     owner = owner_of(scene.routing("demo"), moving[0])
     assert owner.shard == "s2"
-    assert writer.refused, "the writer was never refused, so it never moved"
-    assert writer.outcome().doubled, "the source keeps its copy until the move is finished"
+    assert not writer.failed
+    assert outcome().doubled, "the source keeps its copy until the move is finished"
     for move in moves_under_way(scene.world().eyes.store):
         record_wish(scene.world(), move.id, Wish.FINISH)
     scene.applied()
-    assert writer.outcome() == Outcome(len(writer.acknowledged), 0, 0)
+    assert outcome() == Outcome(len(writer.acknowledged), 0, 0)
     with connect(scene.world(), scene.routing("demo"), owner) as session:
         session.execute("DELETE FROM orders WHERE id = %s", [writer.acknowledged[-1][1]])
-    assert writer.outcome().lost == 1
+    assert outcome().lost == 1
 
 
 def test_a_child_that_ends_by_itself_does_not_stop_the_kill(
