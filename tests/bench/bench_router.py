@@ -27,7 +27,8 @@ from reconciler.model.names import Namespace, Scope, ScopeKey
 from tests.edges.servers import free_port
 from tests.local_home import fresh_home, member_with_role
 
-CLIENTS = (1, 10, 50)
+CLIENTS = (1, 10, 100, 500)
+SESSIONS = 600
 ROWS = 20_000
 ROOT = Path(__file__).resolve().parents[2]
 READ = "SELECT name FROM customers WHERE id = :k;"
@@ -86,7 +87,8 @@ def bouncer(folder: Path, port: int, shard: int, password: str) -> list[str] | N
     (folder / "ini").write_text(
         f"[databases]\nshop = host=127.0.0.1 port={shard} dbname=shop\n[pgbouncer]\n"
         f"listen_addr = 127.0.0.1\nlisten_port = {port}\nauth_type = scram-sha-256\n"
-        f"auth_file = {folder}/users\npool_mode = session\ndefault_pool_size = 60\n"
+        f"auth_file = {folder}/users\npool_mode = session\ndefault_pool_size = {SESSIONS}\n"
+        f"max_client_conn = 2000\n"
         f"unix_socket_dir =\nlogfile =\n"
     )
     as_user = ["-u", "nobody"] if os.geteuid() == 0 else []
@@ -134,6 +136,9 @@ def main(arguments: list[str]) -> None:
     with fresh_home() as home:
         specs = home.parent / "specs"
         shutil.copytree(ROOT / "specs" / "shop", specs)
+        spec = specs / "shop.yaml"
+        parameters = f'parameters:\n      max_connections: "{2 * SESSIONS}"'
+        spec.write_text(spec.read_text().replace("parameters:", parameters))
         shardwright(home, "platform", "up")
         shardwright(home, "apply", "-f", str(specs), "--yes", "--quiet")
         fill(home)
@@ -144,7 +149,7 @@ def main(arguments: list[str]) -> None:
 
 
 def compare(home: Path, seconds: int, processes: int, shard: int, password: str) -> None:
-    """One after the other: each keeps its sessions, and a shard takes 100."""
+    """One after the other: each keeps its sessions, and a shard takes twice SESSIONS."""
     folder = home.parent
     router, pooler = free_port(), free_port()
     print(f"{'':32}" + "".join(f"{n:>16} clients" for n in CLIENTS))
@@ -154,8 +159,11 @@ def compare(home: Path, seconds: int, processes: int, shard: int, password: str)
         with started(command, folder / "bouncer.log", pooler):
             rows = [Target("pgbouncer", pooler, "plain", m) for m in ("simple", "prepared")]
             report(rows, seconds, folder, password)
+    else:
+        print("pgbouncer is not installed: apt-get install pgbouncer")
     serve = [sys.executable, "-m", "reconciler.cli.main", "router", "run", "shop"]
-    serve += ["--listen", f"127.0.0.1:{router}", "--processes", str(processes)]
+    serve += ["--listen", f"127.0.0.1:{router}", "--processes", str(processes),
+              "--backends-max", str(SESSIONS)]  # fmt: skip
     with started(serve, folder / "router.log", router, SHARDWRIGHT_HOME=str(home)):
         rows = [
             Target("router, by hint", router, "hint", "simple"),
