@@ -96,5 +96,13 @@ OTHERS = (
         "The move stops before it replaces a guard that it does not know. Apply again.",
         transient=True,
     ),
+    Story(
+        "PS006", "HeldByMove",
+        "A shard refused a statement that a move of keys which is under way cannot carry.\n\n"
+        "That is a TRUNCATE of a table that moves, which knows no key range, and an UPDATE of the\n"
+        "shard key from a moving to a staying value or back. No other shard would take it, so\n"
+        "clients do not try again by themselves. DELETE does the same as TRUNCATE, DELETE and\n"
+        "INSERT the same as the UPDATE; or wait: `shardwright get operations` tells what moves.",
+    ),
 )  # fmt: skip
 """In the order of their codes."""

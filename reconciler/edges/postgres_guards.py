@@ -217,6 +217,18 @@ def guard_statements(
     return _plan(connection, target, guarding, table).triggers()
 
 
+def crosses(
+    connection: psycopg.Connection, target: Target, guarding: Guarding, table: ShardedTable
+) -> tuple[str, sql.Composed]:
+    """Return when a trigger of a row can tell, and the condition: an UPDATE changes its side.
+
+    The sides are the guarding's keys and all others. Raises GuardImpossible.
+    """
+    guard = _plan(connection, target, guarding, table)
+    condition = sql.SQL("{} IS DISTINCT FROM {}").format(guard.owns("OLD"), guard.owns("NEW"))
+    return guard.timing, condition
+
+
 def _standing(connection: psycopg.Connection) -> tuple[ObservedGuard, ...]:
     return decode_guards([row for (row,) in connection.execute(GUARDS)])
 

@@ -15,6 +15,7 @@ from reconciler.edges import (
     replication_clean,
     replication_copy,
     replication_cut,
+    replication_holds,
     replication_preflight,
     replication_streams,
     replication_tablesync,
@@ -40,7 +41,6 @@ from reconciler.edges.replication_guards import (
     change_guards,
     narrowed,
     read_guards,
-    refuse_stale,
 )
 from reconciler.model.access import Seat
 from reconciler.model.desired import CopyDriver
@@ -104,6 +104,13 @@ class LogicalMover:
                     [move.id],
                 )
 
+    def hold(self, move: Move, source: Seat, target: Seat, token: FencingToken) -> None:
+        """Refuse at both sides what no stream can carry, and be ready to refuse stale clients.
+
+        Raises GuardImpossible, LockNotObtained.
+        """
+        replication_holds.hold(self._ends(move, source, target, token))
+
     def publish(self, move: Move, source: Seat, target: Seat, token: FencingToken) -> None:
         """Publish the keys' rows at the source. Raises FilterVoid when the filters are not so."""
         replication_streams.publish_forward(self._ends(move, source, target, token))
@@ -153,20 +160,38 @@ class LogicalMover:
         """Make the way back ready: a publication and a slot at the target. Raises SlotBlocked."""
         replication_streams.arm(self._ends(move, source, target, token))
 
-    def cut(self, move: Move, source: Seat, target: Seat, token: FencingToken) -> CutResult:
+    def cut(
+        self, move: Move, source: Seat, target: Seat, token: FencingToken, epoch: Epoch
+    ) -> CutResult:
         """Fence, drain, seal, open; backs out by itself beyond ``pause_max_ms``.
 
-        Raises NotReady, with nothing changed, when the stream is not close behind.
+        ``epoch`` is the one that will be published: once open, the loser refuses UPDATEs and
+        DELETEs of clients that do not know it. Raises NotReady, with nothing changed, when the
+        stream is not close behind.
         """
         ends = self._ends(move, source, target, token)
-        return replication_cut.cut(ends, replication_cut.forward_way(ends))
+        return replication_cut.cut(ends, replication_cut.forward_way(ends, epoch))
 
     def roll_back_cut(
-        self, move: Move, source: Seat, target: Seat, token: FencingToken
+        self, move: Move, source: Seat, target: Seat, token: FencingToken, epoch: Epoch
     ) -> CutResult:
         """As ``cut`` with the roles exchanged: the source gets its keys back."""
         ends = self._ends(move, source, target, token)
-        return replication_cut.cut(ends, replication_cut.backward_way(ends))
+        return replication_cut.cut(ends, replication_cut.backward_way(ends, epoch))
+
+    def refuse_stale(
+        self,
+        move: Move,
+        side: Side,
+        epoch: Epoch,
+        source: Seat,
+        target: Seat,
+        token: FencingToken,
+    ) -> None:
+        """Let a side refuse UPDATEs and DELETEs of clients that do not know ``epoch``."""
+        ends = self._ends(move, source, target, token)
+        at = ends.source if side is Side.SOURCE else ends.target
+        replication_holds.refuse_stale(at, move, epoch, token)
 
     def finish_opening(self, move: Move, source: Seat, target: Seat, token: FencingToken) -> None:
         """Open the tables at the target that are closed. Raises GuardsForbid."""
@@ -177,14 +202,10 @@ class LogicalMover:
         replication_cut.unfence(self._ends(move, source, target, token))
 
     def reverse(self, move: Move, source: Seat, target: Seat, token: FencingToken) -> None:
-        """Drop the forward stream, then let the source follow the target.
-
-        From here on the source refuses UPDATEs and DELETEs of clients that do not know the epoch.
-        """
+        """Drop the forward stream, then let the source follow the target."""
         ends = self._ends(move, source, target, token)
         replication_streams.drop_forward(ends)
         replication_streams.subscribe(ends.source, ends.target, ends.reverse, ends.reverse, ends)
-        refuse_stale(ends.source, move, move.epoch, token)
 
     def clean(self, move: Move, source: Seat, target: Seat, token: FencingToken) -> None:
         """Remove every stream and note from the sides that answer; raises for one that does not."""

@@ -23,9 +23,9 @@ from reconciler.edges.replication_guards import (
     GuardsForbid,
     accepting,
     read_guards,
-    refuse_stale,
     refusing,
 )
+from reconciler.edges.replication_holds import release
 from reconciler.edges.replication_indexes import rebuild
 from reconciler.edges.replication_streams import (
     drop_publication,
@@ -37,7 +37,6 @@ from reconciler.edges.replication_streams import (
 from reconciler.edges.replication_tables import Heap, MovedTable, sharded_tables
 from reconciler.model.errors import ReconcilerError
 from reconciler.model.moves import Side
-from reconciler.model.names import Epoch
 
 _LEFT = """
 SELECT 'publication ' || pubname FROM pg_publication WHERE pubname ~ %(ours)s
@@ -45,6 +44,8 @@ UNION ALL SELECT 'slot ' || slot_name FROM pg_replication_slots
            WHERE slot_name ~ %(ours)s AND database = current_database()
 UNION ALL SELECT 'subscription ' || subname FROM pg_subscription WHERE subname ~ %(ours)s
              AND subdbid = (SELECT oid FROM pg_database WHERE datname = current_database())
+UNION ALL SELECT 'trigger ' || tgname || ' of ' || tgrelid::regclass FROM pg_trigger
+           WHERE tgparentid = 0 AND tgname ~ %(triggers)s
 ORDER BY 1
 """
 _NOTES = """
@@ -55,7 +56,7 @@ UNION ALL SELECT 'slot ' || s.slot_name FROM shardwright.moved m
 UNION ALL SELECT 'definitions ' || move_id FROM shardwright.move_ddl GROUP BY move_id
 ORDER BY 1
 """
-_OURS = "^shardwright_m[0-9a-f]{8}_"
+_OURS = "shardwright_m[0-9a-f]{8}_"
 
 
 def clean(ends: Ends) -> None:
@@ -76,6 +77,8 @@ def clean(ends: Ends) -> None:
         lambda: drop_subscription(source, ends.reverse, token),
         lambda: drop_publication(source, ends.forward, token),
         lambda: drop_publication(target, ends.reverse, token),
+        lambda: release(source, ends.move, token),
+        lambda: release(target, ends.move, token),
         lambda: _forget(ends, source),
         lambda: _forget(ends, target),
         lambda: _forget_copy(ends),
@@ -130,10 +133,7 @@ def prune(ends: Ends, side: Side, stopping: Callable[[], bool]) -> int:
     Returns how many rows are left: 0, unless it was asked to stop. Raises GuardsForbid.
     """
     at = ends.source if side is Side.SOURCE else ends.target
-    epoch = ends.move.epoch if side is Side.SOURCE else Epoch(ends.move.epoch + 1)
-    lost = _refuse_unless_lost(ends, at)
-    if side is Side.SOURCE or lost:
-        refuse_stale(at, ends.move, epoch, ends.token)
+    _check_refused(ends, at)
     with open_session(patient(at, ends.limits), session_replication_role="replica") as connection:
         tables = sharded_tables(connection, ends.move)
         for table in tables:
@@ -145,8 +145,8 @@ def prune(ends: Ends, side: Side, stopping: Callable[[], bool]) -> int:
     return 0
 
 
-def _refuse_unless_lost(ends: Ends, at: Server) -> bool:
-    """Raise GuardsForbid unless every table refuses; tell whether clients were ever sent here."""
+def _check_refused(ends: Ends, at: Server) -> None:
+    """Raise GuardsForbid unless every table refuses the keys."""
     with open_session(at) as connection:
         take_over(connection, ends.token)
         refused = refusing(ends.move, read_guards(connection))
@@ -154,7 +154,6 @@ def _refuse_unless_lost(ends: Ends, at: Server) -> bool:
     if open_here:
         problem = f"it accepts the keys in {', '.join(open_here)}: their rows are not deleted"
         raise GuardsForbid(at.subject, problem)
-    return bool(ends.move.switched_at)
 
 
 def _prune_heap(
@@ -205,8 +204,9 @@ def _forget_prepared(ends: Ends) -> None:
 
 def sweep(at: Server) -> tuple[str, ...]:
     """List every object and note of any move that is on a side, sorted within each kind."""
+    named = {"ours": f"^{_OURS}", "triggers": f"^~{_OURS}"}
     with open_session(at) as connection:
-        found = [str(text) for (text,) in connection.execute(_LEFT, {"ours": _OURS})]
+        found = [str(text) for (text,) in connection.execute(_LEFT, named)]
         if _installed(connection):
             found += [str(text) for (text,) in connection.execute(_NOTES)]
     return tuple(found)

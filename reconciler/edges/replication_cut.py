@@ -46,6 +46,7 @@ from reconciler.edges.replication_guards import (
     try_locked,
     widened,
 )
+from reconciler.edges.replication_holds import check_held, refused_below, set_epoch
 from reconciler.edges.replication_ready import blockers, check_ready
 from reconciler.edges.replication_seal import (
     READ_SEQUENCES,
@@ -107,6 +108,7 @@ class _Run:
     until: float
     sequences: Sequences
     timeline: str
+    refused_below: Epoch
     fenced: list[GuardChange] = field(default_factory=list)
 
     def left_ms(self) -> int:
@@ -117,8 +119,8 @@ class _Run:
         return max(1, int(left))
 
 
-def forward_way(ends: Ends) -> Way:
-    """Return the way from source to target."""
+def forward_way(ends: Ends, epoch: Epoch) -> Way:
+    """Return the way from source to target; ``epoch`` is the one that will be published."""
     move = ends.move
     return Way(
         ends.source,
@@ -127,15 +129,15 @@ def forward_way(ends: Ends) -> Way:
         move.target_keys,
         ends.source_standbys,
         ends.target_standbys,
-        move.epoch,
+        epoch,
         ends.forward,
         ends.reverse,
         alone=not move.target_keys,
     )
 
 
-def backward_way(ends: Ends) -> Way:
-    """Return the way back, one epoch later."""
+def backward_way(ends: Ends, epoch: Epoch) -> Way:
+    """Return the way back."""
     move = ends.move
     return Way(
         ends.target,
@@ -144,7 +146,7 @@ def backward_way(ends: Ends) -> Way:
         move.source_keys - move.keys,
         ends.target_standbys,
         ends.source_standbys,
-        Epoch(move.epoch + 1),
+        epoch,
         ends.reverse,
         "",
         alone=False,
@@ -167,8 +169,10 @@ def cut(ends: Ends, way: Way) -> CutResult:
         opening = widened(move, gaining, way.gainer_keys, way.epoch)
         if accepting(move, gaining):
             _open_rest(ends, way, here, there)
+            set_epoch(here, way.epoch, ends.token)
             return CutResult(opened=True, pause_ms=0.0)
         check_ready(ends, here, there, way.lane, way.back_slot)
+        check_held(here, move, way.loser)
         sequences = read_sequences(here)
         carry_sequences(there, sequences, room=SEQUENCE_ROOM)
         if way.back_slot:
@@ -176,11 +180,12 @@ def cut(ends: Ends, way: Way) -> CutResult:
         fences = [(c, statements(here, way.loser, move, c)) for c in closing]
         openings = [(c, statements(there, way.gainer, move, c)) for c in opening]
         line = timeline(here)
+        known = refused_below(here, move)
         for connection in (here, there):
             connection.execute(f"SET statement_timeout = {move.pause_max_ms}")
         begun = time.monotonic()
         limit = begun + move.pause_max_ms / 1000
-        run = _Run(ends, way, here, there, here_aside, there_aside, limit, sequences, line)
+        run = _Run(ends, way, here, there, here_aside, there_aside, limit, sequences, line, known)
         try:
             _close(run, fences)
             _open_first(run, openings)
@@ -202,6 +207,7 @@ def _close(run: _Run, fences: list[tuple[GuardChange, sql.Composed]]) -> None:
         sequences = _fence(run, fences, beat)
         _drain(run, beat)
         _seal(run, sequences)
+        set_epoch(run.here, run.way.epoch, run.ends.token)
     except pg.QueryCanceled:
         raise _BackOut("a statement took longer than writers may wait") from None
     except (psycopg.Error, ReconcilerError):
@@ -321,8 +327,9 @@ def _open_others(run: _Run, openings: list[tuple[GuardChange, sql.Composed]]) ->
 
 
 def _give_back(run: _Run) -> None:
-    """Let the loser accept the keys again: what its guards said before."""
+    """Let the loser accept the keys again, and the clients that it did: what it said before."""
     run.here.execute("RESET statement_timeout")
+    set_epoch(run.here, run.refused_below, run.ends.token)
     undone = [change.undone() for change in run.fenced]
     changes = [change for change in undone if change is not None]
     change_guards(run.here, run.way.loser, run.ends.move, changes, run.ends.token, commit="local")
@@ -349,14 +356,14 @@ def _open_rest(ends: Ends, way: Way, here: psycopg.Connection, there: psycopg.Co
 
 def finish_opening(ends: Ends) -> None:
     """Open the rest at the target, after a crash past the commit point; touches nothing else."""
-    way = forward_way(ends)
+    way = forward_way(ends, ends.move.epoch)
     with open_session(way.loser) as here, open_session(way.gainer) as there:
         _open_rest(ends, way, here, there)
 
 
 def unfence(ends: Ends) -> None:
     """Let the source accept the keys again. Raises GuardsForbid once a table of the target does."""
-    way = forward_way(ends)
+    way = forward_way(ends, ends.move.epoch)
     with open_session(way.loser) as here, open_session(way.gainer) as there:
         take_over(there, ends.token)
         open_there = accepting(ends.move, read_guards(there))

@@ -1,20 +1,8 @@
-"""Who accepts the keys of a move: the standing guards read, narrowed and widened; stale clients.
+"""Who accepts the keys of a move: the standing guards read, narrowed and widened.
 
 The standing guard is the fence (decision 2). What it has to say is derived from what it says now,
 under the lock, not from the move's record: another move of the same shard may have changed it
 since. So a guard change names the guard that it was derived from, and fails if that is gone.
-
-**The epoch trigger** (resharding.md, 3.3b) closes what a row trigger cannot see: an UPDATE or
-DELETE of a moved key whose row is no longer at the source, or was born at the target, touches no
-row and would be acknowledged. It refuses every such statement of a session whose
-``shardwright.epoch`` is older than the move's, or that never set it: such a client cannot know that
-keys have moved, so any UPDATE, DELETE, MERGE or upsert of it may miss rows. INSERTs miss nothing
-(the row trigger refuses the foreign ones), so they are not asked. A client that is routed by
-somebody else, and vouches for it, sets a high epoch once (``ALTER ROLE … SET shardwright.epoch``).
-
-It is made when the map has been published, not with the fence: until then nobody can have written
-at the target and no row has gone from the source, so nothing can be missed, while it would make
-clients of the keys that stay wait for the map as well.
 """
 
 from __future__ import annotations
@@ -34,7 +22,6 @@ from reconciler.edges.postgres_guards import (
     table_identifier,
 )
 from reconciler.edges.postgres_session import Target as Server
-from reconciler.edges.replication_ends import open_session
 from reconciler.model.access import Guarding
 from reconciler.model.desired import ShardedTable
 from reconciler.model.errors import ReconcilerError
@@ -42,11 +29,6 @@ from reconciler.model.keyspace import KeySet
 from reconciler.model.moves import Move
 from reconciler.model.names import Epoch, FencingToken
 from reconciler.model.observed import ObservedGuard
-
-_EPOCH_TRIGGER = """
-SELECT encode(tgargs, 'escape') FROM pg_trigger
- WHERE tgrelid = %s::regclass AND tgname = '~shardwright_epoch' AND tgenabled IN ('O', 'A')
-"""
 
 
 class GuardsForbid(ReconcilerError):
@@ -217,27 +199,3 @@ def try_locked(
             connection.execute("SELECT pg_sleep(%s)", [PAUSE_S])
         else:
             return
-
-
-def refuse_stale(at: Server, move: Move, epoch: Epoch, token: FencingToken) -> None:
-    """Let UPDATEs and DELETEs of sessions that do not know ``epoch`` be refused from now on."""
-    with open_session(at) as connection:
-        for table in move.tables:
-            name = table_identifier(table.name)
-            quoted = name.as_string(connection)
-            row = connection.execute(_EPOCH_TRIGGER, [quoted]).fetchone()
-            if row is None or int(str(row[0]).split("\\")[0] or 0) < epoch:
-                try_locked(connection, [table], _epoch_trigger(name, epoch), token)
-
-
-def _epoch_trigger(table: sql.Identifier, epoch: Epoch) -> sql.Composed:
-    return sql.SQL(
-        "CREATE OR REPLACE TRIGGER {} BEFORE UPDATE OR DELETE ON {} FOR EACH STATEMENT WHEN ("
-        "coalesce(nullif(pg_catalog.current_setting('shardwright.epoch', true), ''), '0')"
-        "::pg_catalog.int8 < {}) EXECUTE FUNCTION shardwright.reject_stale({})"
-    ).format(
-        sql.Identifier("~shardwright_epoch"),
-        table,
-        sql.SQL(str(int(epoch))),
-        sql.Literal(str(int(epoch))),
-    )

@@ -169,10 +169,6 @@ def _table(seen: dict[str, Any]) -> Iterator[Obstacle]:
     if seen["parent"]:
         yield Obstacle(name, "other tables inherit from it", "use partitions instead")
     yield from _identity(seen)
-    if seen["truncaters"]:
-        who = ", ".join(seen["truncaters"])
-        cure = f"REVOKE TRUNCATE ON {name} FROM {who}"
-        yield Obstacle(name, f"{who} may TRUNCATE it, which knows no key range", cure)
     for kind, told in (("foreign", "has"), ("referred", "is referred to by")):
         for constraint in seen[kind] or ():
             yield Obstacle(

@@ -13,11 +13,12 @@ from reconciler.edges.bounded_connection import set_statement_timeout
 from reconciler.edges.postgres_session import Target as Server
 from reconciler.edges.replication_ends import Ends, open_session, timeline
 from reconciler.edges.replication_guards import accepting, read_guards, refusing
+from reconciler.edges.replication_holds import missing, refused_below, standing
 from reconciler.edges.replication_ready import LAG
 from reconciler.edges.replication_tables import MovedTable, known_tables
 from reconciler.model.desired import CopyDriver
 from reconciler.model.errors import ReconcilerError
-from reconciler.model.moves import Move, MoveView, Stage, Stream
+from reconciler.model.moves import NO_EPOCH, Move, MoveView, Stage, Stream
 from reconciler.model.names import Epoch
 from reconciler.model.observed import ObservedGuard, Unseen
 
@@ -78,6 +79,9 @@ class _Sight:
     tables: dict[str, MovedTable] = field(default_factory=dict)
     timeline: str = ""
     pruned: bool = False
+    held: bool = False
+    triggers: int = 0
+    refuses_below: Epoch = NO_EPOCH
 
     @property
     def note(self) -> dict[str, Any]:
@@ -96,7 +100,9 @@ class _Sight:
 def view(ends: Ends, map_epoch: Epoch) -> MoveView:
     """Look at both sides at once. Nothing is raised for a side that does not answer."""
     with ThreadPoolExecutor(2) as pool:
-        sides = [pool.submit(_look, at, ends) for at in (ends.source, ends.target)]
+        sides = [
+            pool.submit(_look, at, ends, at is ends.source) for at in (ends.source, ends.target)
+        ]
         source, target = (side.result() for side in sides)
     s = source if isinstance(source, _Sight) else _Sight()
     t = target if isinstance(target, _Sight) else _Sight()
@@ -121,20 +127,23 @@ def view(ends: Ends, map_epoch: Epoch) -> MoveView:
         pruned=(t if move.stage is Stage.BACK else s).pruned,
         prepared=bool(note) and guarded,
         syncing=move.copy is CopyDriver.NATIVE,
+        held=s.held and t.held,
+        source_refuses_below=s.refuses_below,
+        target_refuses_below=t.refuses_below,
         obstacles=(*_obstacles(move, s, t), *filter(None, (ends.short_of_room(),))),
         left=(*_left(s, "source"), *_left(t, "target"), *_note_left(note, opened)),
     )
 
 
-def _look(at: Server, ends: Ends) -> _Sight | Unseen:
+def _look(at: Server, ends: Ends, source: bool) -> _Sight | Unseen:
     try:
         with open_session(at) as connection:
-            return _read(connection, ends)
+            return _read(connection, ends, source=source)
     except ReconcilerError as error:
         return Unseen("postgres", at.subject, f"{error.code} {error.problem}")
 
 
-def _read(connection: psycopg.Connection, ends: Ends) -> _Sight:
+def _read(connection: psycopg.Connection, ends: Ends, *, source: bool) -> _Sight:
     move = ends.move
     values = {
         "forward": ends.forward,
@@ -155,6 +164,9 @@ def _read(connection: psycopg.Connection, ends: Ends) -> _Sight:
         tables,
         timeline(connection),
         asked and not any(_has_rows(connection, t, ends) for t in tables.values()),
+        not missing(connection, move, source=source),
+        len(standing(connection, move)),
+        refused_below(connection, move),
     )
 
 
@@ -227,6 +239,7 @@ def _left(side: _Sight, where: str) -> list[str]:
     slots = side.seen.get("slots") or ()
     if side.note.get("syncs"):
         names.append(f"slots of tablesync at the {where}")
+    names += [f"{side.triggers} triggers at the {where}"] if side.triggers else []
     return names + ([f"{len(slots)} slots at the {where}"] if len(slots) > 1 else [])
 
 

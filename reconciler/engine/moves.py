@@ -40,10 +40,12 @@ from reconciler.workflow.reshard_acts import (
     Cut,
     EndMove,
     FinishOpening,
+    Hold,
     PrepareTarget,
     Prune,
     Publish,
     Record,
+    RefuseStale,
     Reverse,
     RollBackCut,
     Step,
@@ -52,6 +54,7 @@ from reconciler.workflow.reshard_acts import (
     Verify,
     WriteMap,
 )
+from reconciler.workflow.reshard_facts import next_epoch
 
 POLL_S = 0.2
 """How often a wait looks again."""
@@ -207,6 +210,8 @@ def _perform(crew: Crew, scene: Scene, act: Step) -> None:  # noqa: C901  a disp
         case PrepareTarget():
             _refuse_obstacles(crew, scene)
             mover.prepare_target(move, source, target, token)
+        case Hold():
+            mover.hold(move, source, target, token)
         case Publish():
             mover.publish(move, source, target, token)
         case Copy():
@@ -220,17 +225,23 @@ def _perform(crew: Crew, scene: Scene, act: Step) -> None:  # noqa: C901  a disp
         case Arm():
             mover.arm(move, source, target, token)
         case Cut():
-            _note_cut(crew, scene, mover.cut(move, source, target, token), back=False)
+            epoch = next_epoch(scene.view, move.epoch)
+            result = mover.cut(move, source, target, token, epoch)
+            _note_cut(crew, scene, result, WriteMap(epoch, back=False))
         case FinishOpening():
             mover.finish_opening(move, source, target, token)
         case Unfence():
             mover.unfence(move, source, target, token)
+        case RefuseStale():
+            mover.refuse_stale(move, act.side, act.epoch, source, target, token)
         case WriteMap():
             _write_map(crew, scene, act)
         case Reverse():
             mover.reverse(move, source, target, token)
         case RollBackCut():
-            _note_cut(crew, scene, mover.roll_back_cut(move, source, target, token), back=True)
+            epoch = next_epoch(scene.view, Epoch(move.epoch + 1))
+            result = mover.roll_back_cut(move, source, target, token, epoch)
+            _note_cut(crew, scene, result, WriteMap(epoch, back=True))
         case Clean():
             mover.clean(move, source, target, token)
         case Prune():
@@ -264,15 +275,13 @@ def _verify(crew: Crew, scene: Scene) -> None:
         )
 
 
-def _note_cut(crew: Crew, scene: Scene, result: CutResult, *, back: bool) -> None:
+def _note_cut(crew: Crew, scene: Scene, result: CutResult, published: WriteMap) -> None:
     """Publish the map at once when the keys have a new owner: until then clients ask the old one.
 
     The next look would do it too, but a look takes longer than the cut. Then the pause is noted.
     """
     if result.opened:
-        planned = scene.move.epoch + (1 if back else 0)
-        epoch = Epoch(max(planned, scene.routing.epoch + 1))
-        _write_map(crew, scene, WriteMap(epoch, back=back))
+        _write_map(crew, scene, published)
     crew.wait(
         f"cut over in {result.pause_ms:.0f} ms"
         if result.opened
@@ -308,6 +317,7 @@ def _words(act: Step, view: MoveView) -> str:
 _ENDINGS: dict[type[Step], str] = {
     FinishOpening: "the target opens its last tables",
     Unfence: "the source accepts the keys again",
+    RefuseStale: "clients of an older map are refused",
     WriteMap: "the routing map is published",
     Record: "the stage is noted",
     Reverse: "the way back is opened",

@@ -240,6 +240,10 @@ class Mover(Protocol):
         """PrepareTarget."""
         ...
 
+    def hold(self, move: Move, source: Seat, target: Seat, token: FencingToken) -> None:
+        """Hold."""
+        ...
+
     def publish(self, move: Move, source: Seat, target: Seat, token: FencingToken) -> None:
         """Publish."""
         ...
@@ -272,8 +276,22 @@ class Mover(Protocol):
         """Arm."""
         ...
 
-    def cut(self, move: Move, source: Seat, target: Seat, token: FencingToken) -> CutResult:
-        """Cut."""
+    def cut(
+        self, move: Move, source: Seat, target: Seat, token: FencingToken, epoch: Epoch
+    ) -> CutResult:
+        """Cut; ``epoch`` is the one that will be published."""
+        ...
+
+    def refuse_stale(
+        self,
+        move: Move,
+        side: Side,
+        epoch: Epoch,
+        source: Seat,
+        target: Seat,
+        token: FencingToken,
+    ) -> None:
+        """RefuseStale."""
         ...
 
     def finish_opening(self, move: Move, source: Seat, target: Seat, token: FencingToken) -> None:
@@ -289,7 +307,7 @@ class Mover(Protocol):
         ...
 
     def roll_back_cut(
-        self, move: Move, source: Seat, target: Seat, token: FencingToken
+        self, move: Move, source: Seat, target: Seat, token: FencingToken, epoch: Epoch
     ) -> CutResult:
         """RollBackCut."""
         ...

@@ -20,6 +20,10 @@ MoveId = NewType("MoveId", str)
 """``m`` and eight hexadecimal digits, from the database, both scopes, the keys and the epoch."""
 
 
+NO_EPOCH = Epoch(0)
+"""Before every map's."""
+
+
 class Stage(StrEnum):
     """How far a move is for good. Written after the fact that it names, by compare-and-set."""
 
@@ -129,6 +133,9 @@ class MoveView:
     not whole; ``copy_begun`` tells that rows of the range are at the target all the same.
     ``syncing``: tablesync brings the rows by itself, so that a subscription is there before them.
     ``prepared``: the target has the schema, and guards that refuse the keys where not opened.
+    ``held``: both sides refuse what no stream can carry, key changes over the border and TRUNCATE.
+    ``source_refuses_below`` / ``target_refuses_below``: that side refuses UPDATEs and DELETEs of
+    clients that know an older epoch only; 0 when it asks nobody.
     ``indexed``: all indexes and constraints that the copy took away are back.
     ``verified``: an exact comparison passed after the last copy.
     ``fenced`` / ``opened`` name the tables whose guard at the source refuses, at the target
@@ -155,6 +162,9 @@ class MoveView:
     pruned: bool
     prepared: bool = False
     syncing: bool = False
+    held: bool = False
+    source_refuses_below: Epoch = NO_EPOCH
+    target_refuses_below: Epoch = NO_EPOCH
     map_owners: tuple[Scope, ...] = ()
     obstacles: tuple[str, ...] = ()
     left: tuple[str, ...] = ()

@@ -20,16 +20,19 @@ Everything else (copy, streams, markers) is seen, never remembered.
    when none is open. So "any open" means that a cut passed its commit point: from there the only
    way is forward, or later the rollback's own cut, with the same rule and the roles exchanged
    ("any table of the source open" in ``SWITCHED`` is *its* commit point).
-2. A fence stands only while a cut runs. Whoever finds one and cannot go on with the cut at once
-   takes it away: nobody could write, so nothing is lost (``_free_writers``).
+2. A fence stands only while a cut runs, and so does an epoch at the loser that no map has yet.
+   Whoever finds one and cannot go on with the cut at once
+   takes it away: nobody could write, so nothing is lost (``free_writers``).
 3. What is cut over holds every acknowledged write. A stream that may have left something out is
    thrown away with its copy: a slot that is lost or gone (the source failed over), a marker of
    another slot, a target that failed over (see ``Stream.gap``).
-4. The map gives the keys to the target only after all tables are open there, to the source only
+4. What its streams cannot carry is refused while one lives (``hold_tables``), and a client that
+   does not know of the new owner is refused before the map leads others there (``refuse_stale``).
+5. The map gives the keys to the target only after all tables are open there, to the source only
    after all are open there. If it gives any of them to a third shard, nothing is touched.
-5. Rows are deleted only on the side that refuses the keys, and only after every stream of the move
+6. Rows are deleted only on the side that refuses the keys, and only after every stream of the move
    is gone: a stream would carry the deletions to the owner.
-6. What was not seen is not decided upon.
+7. What was not seen is not decided upon.
 
 **Wishes.** Abort and rollback both mean "the source keeps the keys": free until the first table is
 open, a rollback while the way back lives, else refused with what to do instead. A pause holds what
@@ -56,6 +59,7 @@ from reconciler.workflow.reshard_acts import (
     Cut,
     EndMove,
     FinishOpening,
+    Hold,
     PrepareTarget,
     Prune,
     Publish,
@@ -80,6 +84,13 @@ from reconciler.workflow.reshard_facts import (
     way_back_lost,
     window_end,
     window_is_over,
+)
+from reconciler.workflow.reshard_refusals import (
+    free_writers,
+    hold_tables,
+    keep_holding,
+    refuse_stale,
+    refuse_stale_back,
 )
 
 LAG_BYTES_MAX = 64 * 1024
@@ -155,7 +166,7 @@ def publish_map(look: Look) -> Decision:
     """Only now: a router sent to a target that still refuses would be sent in circles."""
     if map_owner(look) is Owner.TARGET:
         return Done()
-    return Act(WriteMap(next_epoch(look, look.move.epoch), back=False))
+    return Act(WriteMap(next_epoch(look.view, look.move.epoch), back=False))
 
 
 def record_switched(_: Look) -> Decision:
@@ -238,7 +249,7 @@ def publish_map_back(look: Look) -> Decision:
     """A rollback is a change of ownership like any other: it has an epoch of its own."""
     if map_owner(look) is Owner.SOURCE:
         return Done()
-    return Act(WriteMap(next_epoch(look, Epoch(look.move.epoch + 1)), back=True))
+    return Act(WriteMap(next_epoch(look.view, Epoch(look.move.epoch + 1)), back=True))
 
 
 def record_back(_: Look) -> Decision:
@@ -255,6 +266,7 @@ def prune_target(look: Look) -> Decision:
 
 FORWARD: tuple[Phase, ...] = (
     prepare_target,
+    hold_tables,
     publish,
     copy_rows,
     build_indexes,
@@ -264,24 +276,33 @@ FORWARD: tuple[Phase, ...] = (
     arm_way_back,
     cut_over,
 )
-COMMITTED: tuple[Phase, ...] = (finish_opening, publish_map, record_switched)
+COMMITTED: tuple[Phase, ...] = (finish_opening, refuse_stale, publish_map, record_switched)
 START_OVER: tuple[Phase, ...] = (unfence, clean)
 ABORT: tuple[Phase, ...] = (unfence, clean, prune_copy, record_ended)
 SOAK: tuple[Phase, ...] = (
     finish_opening,
+    refuse_stale,
     publish_map,
     follow_target,
+    keep_holding,
     soak,
     clean,
     prune_source,
     record_ended,
 )
-ROLL_BACK: tuple[Phase, ...] = (way_back_is_whole, follow_target, catch_up_back, cut_back)
-COMMITTED_BACK: tuple[Phase, ...] = (cut_back, publish_map_back, record_back)
-BACK: tuple[Phase, ...] = (unfence, clean, prune_target, record_ended)
+ROLL_BACK: tuple[Phase, ...] = (
+    way_back_is_whole,
+    follow_target,
+    hold_tables,
+    catch_up_back,
+    cut_back,
+)
+COMMITTED_BACK: tuple[Phase, ...] = (cut_back, refuse_stale_back, publish_map_back, record_back)
+BACK: tuple[Phase, ...] = (unfence, refuse_stale_back, clean, prune_target, record_ended)
 
 BEGINNINGS: Mapping[type[Step], str] = {
     PrepareTarget: "the target is prepared",
+    Hold: "the tables are held",
     Publish: "the rows are published",
     Copy: "the rows are copied",
     BuildIndexes: "the indexes are built",
@@ -304,7 +325,7 @@ def decide(move: Move, view: MoveView, now: datetime) -> Decision:
     error = foreign_hand(look)
     if error:
         return Refuse(error)
-    return _free_writers(look, _hold(move, steps.first_undone(_phases(look), look)))
+    return free_writers(look, _hold(move, steps.first_undone(_phases(look), look)))
 
 
 def refuse_wish(move: Move, view: MoveView, wish: Wish, now: datetime) -> ReconcilerError | None:
@@ -356,16 +377,6 @@ def _hold(move: Move, decision: Decision) -> Decision:
     if move.wish is Wish.PAUSE and isinstance(decision, Act):
         what = BEGINNINGS.get(type(decision.act))
         return Wait(f"paused before {what}") if what else decision
-    return decision
-
-
-def _free_writers(look: Look, decision: Decision) -> Decision:
-    """Take a fence away that no cut stands behind (invariant 2)."""
-    stage, view = look.move.stage, look.view
-    if stage is Stage.BEFORE and view.fenced and not view.opened:
-        return decision if decision == Act(Cut()) else Act(Unfence())
-    if stage is Stage.SWITCHED and look.all_fenced and not look.all_open:
-        return decision if decision == Act(RollBackCut()) else Act(FinishOpening())
     return decision
 
 

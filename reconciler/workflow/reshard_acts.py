@@ -20,6 +20,16 @@ class PrepareTarget:
 
 
 @dataclass(frozen=True, slots=True)
+class Hold:
+    """Let both sides refuse what no stream of the move can carry, for as long as one may live.
+
+    An UPDATE of the shard key over the move's border, which is sent as an INSERT without the values
+    that it left alone out of line, and TRUNCATE. Where something was missing, a comparison made
+    before is forgotten.
+    """
+
+
+@dataclass(frozen=True, slots=True)
 class Publish:
     """Publish the keys' rows at the source, and read the filters back."""
 
@@ -57,7 +67,9 @@ class Arm:
 class Cut:
     """Fence every table at the source, drain, seal, open every table at the target.
 
-    One act, because writers wait from its first step to its last. Before the first table is opened:
+    One act, because writers wait from its first step to its last. The source refuses clients of an
+    older epoch than the one to be published before the first table is opened, and not any more when
+    none was. Before the first table is opened:
     the fence is on the source's promotable standby, a beat written after the last fence of *this*
     cut is seen at the target, neither side has failed over since the copy (``Stream.gap``), the
     way back's slot is past what the target has applied, and all that is on the target's standby.
@@ -76,6 +88,18 @@ class FinishOpening:
 @dataclass(frozen=True, slots=True)
 class Unfence:
     """Let the source accept the keys again."""
+
+
+@dataclass(frozen=True, slots=True)
+class RefuseStale:
+    """Let the side that lost the keys refuse UPDATEs and DELETEs of clients with an older epoch.
+
+    They could miss rows that were born at the new owner, or are no longer here, in silence. An
+    epoch above it, of a cut that did not come to its commit point, is taken back.
+    """
+
+    side: Side
+    epoch: Epoch
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +131,8 @@ class RollBackCut:
 class Clean:
     """Remove every subscription, slot, publication and marker of the move from both sides.
 
+    Its triggers go last, and only from a side that no stream of it is on any more.
+
     Slots go before their subscriptions: one that outlives its subscription would be followed again
     from its confirmed position, which is behind what was applied.
     """
@@ -136,6 +162,7 @@ class EndMove:
 
 Step: TypeAlias = (
     PrepareTarget
+    | Hold
     | Publish
     | Copy
     | BuildIndexes
@@ -145,6 +172,7 @@ Step: TypeAlias = (
     | Cut
     | FinishOpening
     | Unfence
+    | RefuseStale
     | WriteMap
     | Reverse
     | RollBackCut

@@ -128,9 +128,9 @@ def foreign_hand(look: Look) -> ReconcilerError | None:
     return None
 
 
-def next_epoch(look: Look, planned: Epoch) -> Epoch:
+def next_epoch(view: MoveView, planned: Epoch) -> Epoch:
     """The planned epoch, or a later one when a move of other keys was published in between."""
-    return Epoch(max(planned, look.view.map_epoch + 1))
+    return Epoch(max(planned, view.map_epoch + 1))
 
 
 def is_broken(view: MoveView) -> bool:

@@ -307,7 +307,9 @@ def test_a_near_code_is_suggested(call: Caller) -> None:
     assert "did you mean" in call("explain", "LP10").err
 
 
-@pytest.mark.parametrize("code", ["CL001", "CL999", "PS001", "PS002", "PS003", "PS004", "PS005"])
+@pytest.mark.parametrize(
+    "code", ["CL001", "CL999", "PS001", "PS002", "PS003", "PS004", "PS005", "PS006"]
+)
 def test_codes_that_are_no_errors_of_ours_are_explained_too(call: Caller, code: str) -> None:
     assert call("explain", code).out.startswith(code)
 

@@ -161,6 +161,8 @@ class MoveWorld:
             case acts.PrepareTarget():
                 assert mover.preflight(self.move, *self.seats) == ()
                 mover.prepare_target(*where)
+            case acts.Hold():
+                mover.hold(*where)
             case acts.Publish():
                 mover.publish(*where)
             case acts.Copy():
@@ -175,9 +177,9 @@ class MoveWorld:
             case acts.Arm():
                 mover.arm(*where)
             case acts.Cut():
-                self.note_cut(mover.cut(*where))
+                self.note_cut(mover.cut(*where, self.next_epoch(8)))
             case acts.RollBackCut():
-                self.note_cut(mover.roll_back_cut(*where))
+                self.note_cut(mover.roll_back_cut(*where, self.next_epoch(9)))
             case acts.FinishOpening():
                 mover.finish_opening(*where)
             case acts.Unfence():
@@ -188,6 +190,8 @@ class MoveWorld:
                 mover.clean(*where)
             case acts.Prune(side):
                 assert mover.prune(self.move, side, *self.seats, TOKEN, lambda: False) == 0
+            case acts.RefuseStale(side, epoch):
+                mover.refuse_stale(self.move, side, epoch, *self.seats, TOKEN)
             case acts.WriteMap(epoch, back):
                 self.map_epoch = epoch
                 self.owner = Side.SOURCE if back else Side.TARGET
@@ -195,6 +199,9 @@ class MoveWorld:
                 self.move = record_stage(self.move, stage, datetime.now(UTC))
             case acts.EndMove():
                 pass
+
+    def next_epoch(self, planned: int) -> Epoch:
+        return Epoch(max(planned, self.map_epoch + 1))
 
     def note_cut(self, result: Any) -> None:
         if result.pause_ms or not result.opened:

@@ -13,7 +13,6 @@ import pytest
 
 from reconciler.edges.replication import LogicalMover
 from reconciler.edges.replication_copy import CopyStopped
-from reconciler.edges.replication_cut import forward_way
 from reconciler.edges.replication_ends import DiskShort, Limits, NotReady
 from reconciler.edges.replication_guards import (
     GuardsForbid,
@@ -151,7 +150,7 @@ def fence(world: MoveWorld, tables: int) -> None:
         changes = narrowed(
             world.move, read_guards(connection), ends.move.source_keys, world.move.epoch
         )
-        change_guards(connection, forward_way(ends).loser, world.move, changes[:tables], TOKEN)
+        change_guards(connection, ends.source, world.move, changes[:tables], TOKEN)
 
 
 def test_a_fence_whose_cut_died_is_taken_away_while_nothing_is_open(world: MoveWorld) -> None:
@@ -169,7 +168,7 @@ def test_an_opening_whose_cut_died_is_finished_and_cannot_be_taken_back(
     world: MoveWorld, again: str
 ) -> None:
     world.go(until=lambda act: isinstance(act, acts.Cut))
-    world.mover.cut(world.move, *world.seats, TOKEN)
+    world.mover.cut(world.move, *world.seats, TOKEN, world.move.epoch)
     ends = world.mover._ends(world.move, *world.seats, TOKEN)
     with world.target.connect() as connection:
         changes = narrowed(world.move, read_guards(connection), world.move.keys, world.move.epoch)
@@ -202,7 +201,7 @@ def test_a_cut_that_a_long_transaction_blocks_backs_out_and_names_it(world: Move
         connection.execute("BEGIN")
         connection.execute("UPDATE entries SET mark = mark")
 
-        result = world.mover.cut(world.move, *world.seats, TOKEN)
+        result = world.mover.cut(world.move, *world.seats, TOKEN, world.move.epoch)
 
         assert not result.opened
         assert "public.entries was not free of writers" in result.reason
@@ -224,7 +223,7 @@ def test_a_cut_waits_for_a_stream_that_runs(world: MoveWorld) -> None:
         wait_until(lambda: not world.view().forward.slot_active)
 
         with pytest.raises(NotReady, match="does not run"):
-            world.mover.cut(world.move, *world.seats, TOKEN)
+            world.mover.cut(world.move, *world.seats, TOKEN, world.move.epoch)
 
         assert world.view().fenced == ()
         world.mover.subscribe(world.move, *world.seats, TOKEN)
@@ -239,7 +238,7 @@ def test_a_target_that_does_not_apply_in_time_makes_the_cut_back_out(world: Move
         connection.execute("BEGIN")
         connection.execute("LOCK TABLE shardwright.beat IN SHARE MODE")
 
-        result = world.mover.cut(world.move, *world.seats, TOKEN)
+        result = world.mover.cut(world.move, *world.seats, TOKEN, world.move.epoch)
 
         assert not result.opened
         assert "had not applied everything in time" in result.reason
@@ -368,7 +367,11 @@ def test_a_superseded_applier_changes_nothing(world: MoveWorld) -> None:
             connection.execute("SELECT shardwright.check_fence(%s)", [TOKEN + 1])
     mover, where = world.mover, (world.move, *world.seats, FencingToken(TOKEN))
 
-    for call in (mover.cut, mover.publish, mover.unfence, mover.clean, mover.reverse):
+    with pytest.raises(FencedOff):
+        mover.cut(*where, world.move.epoch)
+    with pytest.raises(FencedOff):
+        mover.refuse_stale(world.move, Side.SOURCE, world.move.epoch, *world.seats, TOKEN)
+    for call in (mover.publish, mover.unfence, mover.clean, mover.reverse):
         if call == mover.unfence:
             fence_by_successor(world)
         with pytest.raises(FencedOff):

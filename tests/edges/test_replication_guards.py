@@ -83,7 +83,7 @@ def test_a_fence_takes_only_its_own_keys_away(world: MoveWorld) -> None:
     world.go(until=lambda act: isinstance(act, acts.Cut))
     world.source.guard("40-", ("public.accounts", "id"), ("public.entries", "account_id"))
 
-    assert world.mover.cut(world.move, *world.seats, TOKEN).opened
+    assert world.mover.cut(world.move, *world.seats, TOKEN, world.move.epoch).opened
 
     with world.source.connect() as connection:
         assert {str(g.keys) for g in read_guards(connection).values()} == {"40-80"}
@@ -101,7 +101,7 @@ def test_a_side_that_failed_over_since_is_not_cut_over(world: MoveWorld, column:
         connection.execute(f"UPDATE shardwright.moved SET {column} = '000000FF'")
 
     with pytest.raises(NotReady, match="failed over"):
-        cut(world.move, *world.seats, TOKEN)
+        cut(world.move, *world.seats, TOKEN, world.move.epoch)
 
     view = world.view()
     assert (view.forward.gap, view.reverse.gap) == (column == "timeline", column != "timeline")
@@ -121,7 +121,7 @@ def test_a_cut_without_a_way_back_does_not_begin(world: MoveWorld) -> None:
         connection.execute(f"SELECT pg_drop_replication_slot('{world.move.prefix}_rev')")
 
     with pytest.raises(NotReady, match="the way back is gone"):
-        world.mover.cut(world.move, *world.seats, TOKEN)
+        world.mover.cut(world.move, *world.seats, TOKEN, world.move.epoch)
     assert world.view().fenced == ()
 
 

@@ -123,7 +123,7 @@ def before(monkeypatch: pytest.MonkeyPatch, step: str, do: Callable[[], object])
 
 def test_a_missing_synchronous_standby_holds_the_cut_and_not_the_writers(world: MoveWorld) -> None:
     with synchronous(world.source, "nobody"), pytest.raises(NotReady, match="synchronous standby"):
-        world.mover.cut(world.move, *world.seats, TOKEN)
+        world.mover.cut(world.move, *world.seats, TOKEN, world.move.epoch)
     assert world.view().fenced == ()
 
 
@@ -135,7 +135,7 @@ def test_a_member_that_is_away_holds_the_cut_while_it_may_be_promoted(
     setattr(world, side, with_standby(getattr(world, side)))
 
     with pytest.raises(NotReady, match=f"{STANDBY} may be promoted and does not follow"):
-        world.mover.cut(world.move, *world.seats, TOKEN)
+        world.mover.cut(world.move, *world.seats, TOKEN, world.move.epoch)
 
     assert world.view().fenced == ()
 
@@ -162,9 +162,9 @@ def test_a_standby_that_stops_within_the_cut_makes_it_back_out(
         try:
             if waited_for:
                 with synchronous(shard, STANDBY):
-                    result = world.mover.cut(world.move, *world.seats, TOKEN)
+                    result = world.mover.cut(world.move, *world.seats, TOKEN, world.move.epoch)
             else:
-                result = world.mover.cut(world.move, *world.seats, TOKEN)
+                result = world.mover.cut(world.move, *world.seats, TOKEN, world.move.epoch)
             seen = world.view()
         finally:
             os.kill(process, signal.SIGCONT)
@@ -187,14 +187,14 @@ def test_a_cut_with_a_standby_at_each_side_goes_through(
         standby(pair.target, world.target, folders[1]),
         synchronous(world.target, STANDBY),
     ):
-        assert world.mover.cut(world.move, *world.seats, TOKEN).opened
+        assert world.mover.cut(world.move, *world.seats, TOKEN, world.move.epoch).opened
 
 
 def test_a_seal_that_cannot_go_on_makes_the_cut_back_out(world: MoveWorld) -> None:
     with world.target.connect() as connection, connection.transaction():
         connection.execute("SELECT FROM shardwright.moved FOR UPDATE")
 
-        result = world.mover.cut(world.move, *world.seats, TOKEN)
+        result = world.mover.cut(world.move, *world.seats, TOKEN, world.move.epoch)
 
     assert result.reason == "a statement took longer than writers may wait"
     assert (world.view().fenced, world.view().opened) == ((), ())
@@ -251,7 +251,7 @@ def test_an_applier_superseded_within_its_cut_does_not_open(
     before(monkeypatch, "_open_first", lambda: world.mover.unfence(*where))
 
     with pytest.raises(FencedOff):
-        world.mover.cut(world.move, *world.seats, TOKEN)
+        world.mover.cut(world.move, *world.seats, TOKEN, world.move.epoch)
 
     assert (world.view().fenced, world.view().opened) == ((), ())
 
@@ -264,7 +264,7 @@ def test_an_applier_superseded_within_its_cut_does_not_give_back_what_was_opened
 
     def finished_by_another() -> None:
         monkeypatch.undo()
-        assert cut(world.move, *world.seats, token).opened
+        assert cut(world.move, *world.seats, token, world.move.epoch).opened
 
     def back_out(*_: Any) -> None:
         raise replication_cut._BackOut("test")
@@ -273,6 +273,6 @@ def test_an_applier_superseded_within_its_cut_does_not_give_back_what_was_opened
     before(monkeypatch, "_give_back", finished_by_another)
 
     with pytest.raises(FencedOff):
-        cut(world.move, *world.seats, TOKEN)
+        cut(world.move, *world.seats, TOKEN, world.move.epoch)
 
     assert world.view().opened == world.view().fenced != ()

@@ -8,9 +8,10 @@ from typing import assert_never
 
 from reconciler.model.desired import CopyDriver
 from reconciler.model.moves import CutResult, Side, Stage
+from reconciler.model.names import Epoch
 from reconciler.workflow import reshard
 from reconciler.workflow import reshard_acts as acts
-from tests.workflow.move_world import TABLES, Broken, Slot, World
+from tests.workflow.move_world import MOVE, TABLES, Broken, Slot, World
 
 DRAIN_STEPS = 12
 
@@ -30,6 +31,10 @@ def performed(  # noqa: C901 - a dispatch table
     match act:
         case acts.PrepareTarget():
             world.target.commit("note", "prepared", True)
+        case acts.Hold():
+            yield from hold(world)
+        case acts.RefuseStale(side, epoch):
+            world.sides[side].commit("refuse", epoch)
         case acts.Publish():
             world.source.commit("publish", "fwd", True)
         case acts.Copy():
@@ -72,7 +77,7 @@ def write(world: World, act: acts.WriteMap | acts.Record | acts.EndMove, version
             if not all(world.sides[owner].state.accepts.values()):
                 raise Broken(f"the map leads to the {owner}, which refuses the keys")
             if epoch > world.map[0]:
-                world.map = (epoch, owner)
+                world.publish(epoch, owner)
         case acts.Record(stage) if move is not None and move.version == version:
             new = reshard.record_stage(move, stage, world.now)
             world.move = replace(new, version=move.version + 1)
@@ -87,6 +92,16 @@ def accept(world: World, side: Side) -> Iterator[None]:
     for table in TABLES:
         world.sides[side].commit("guard", table, True)
         yield
+
+
+def hold(world: World) -> Iterator[None]:
+    """Refuse what no stream carries, at both sides; a comparison without that is forgotten."""
+    for shard in (world.source, world.target):
+        for kind in [kind for kind in world.holds if kind not in shard.state.held]:
+            world.target.commit("note", "verified", None)
+            yield
+            shard.commit("hold", kind, True)
+            yield
 
 
 def copy(world: World) -> Iterator[None]:
@@ -207,6 +222,10 @@ def clean(world: World) -> Iterator[None]:
     for note in ("copied", "begun", "verified", "cut"):
         world.target.commit("note", note, None)
         yield
+    for shard in (world.source, world.target):
+        for kind in sorted(shard.state.held):
+            shard.commit("hold", kind, False)
+            yield
 
 
 def prune(world: World, side: Side) -> Iterator[None]:
@@ -240,6 +259,7 @@ def cut(world: World) -> Iterator[None]:
     if "rev" in target.slots:
         target.slots["rev"].confirmed = len(target.wal)
     yield
+    yield from refuse_stale(world, Side.SOURCE, MOVE.epoch)
     for table in TABLES:
         target.commit("guard", table, True)
         world.committed = True
@@ -277,10 +297,16 @@ def roll_back_cut(world: World) -> Iterator[None]:
             return
         source.flush()
         yield
+    yield from refuse_stale(world, Side.TARGET, Epoch(MOVE.epoch + 1))
     for table in TABLES:
         source.commit("guard", table, True)
         world.committed = False
         yield
+
+
+def refuse_stale(world: World, side: Side, planned: Epoch) -> Iterator[None]:
+    world.sides[side].commit("refuse", Epoch(max(planned, world.map[0] + 1)))
+    yield
 
 
 def note_cut(world: World, *, opened: bool) -> None:

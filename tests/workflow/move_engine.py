@@ -79,6 +79,7 @@ class Engine:
             self.crash()
 
     def check(self) -> None:
+        self.world.touch()
         for table in TABLES:
             if all(shard.state.accepts[table] for shard in self.world.sides.values()):
                 raise Broken(f"{table}: both shards accept the keys")
@@ -87,6 +88,9 @@ class Engine:
         for table in TABLES:
             if not any(shard.state.accepts[table] for shard in self.world.sides.values()):
                 raise Broken(f"{table}: writers wait, and nothing is done about it")
+        refused = max(shard.state.refuses_below for shard in self.world.sides.values())
+        if refused > self.world.map[0]:
+            raise Broken("clients of the latest map are refused, and nothing is done about it")
 
     def settle(self) -> None:
         """Stop all faults, see the move end, and look at what it leaves."""
@@ -131,7 +135,8 @@ class Engine:
         if not all(owner.state.accepts.values()) or any(other.state.accepts.values()):
             raise Broken("the guards do not say what the map says")
         for shard in (owner, other):
-            things = (shard.slots, shard.state.published, shard.state.follows, shard.marks)
+            state = shard.state
+            things = (shard.slots, state.published, state.follows, shard.marks, state.held)
             if any(things):
                 raise Broken(f"left behind: {things}")
 
@@ -163,7 +168,9 @@ def _happen(engine: Engine, dice: random.Random, faults: float) -> None:
         world.write(dice.choice((world.map[1], side)), dice.choice(TABLES))
     elif kind < 0.63:
         world.delete(side, dice.choice(TABLES))
-    elif kind < 0.83:
+    elif kind < 0.65:
+        _client(engine, dice, side)
+    elif kind < 0.84:
         world.deliver(name, dice.randrange(6))
     elif kind < 0.9:
         world.confirm(name)
@@ -173,9 +180,18 @@ def _happen(engine: Engine, dice: random.Random, faults: float) -> None:
         _go_wrong(engine, dice, side, name)
 
 
+def _client(engine: Engine, dice: random.Random, side: Side) -> None:
+    """Do what the guards of rows do not see."""
+    world, table = engine.world, dice.choice(TABLES)
+    if dice.random() < 0.5:
+        world.change_key(side, table)
+    else:
+        world.truncate(side, table)
+
+
 def _go_wrong(engine: Engine, dice: random.Random, side: Side, name: str) -> None:
     world = engine.world
-    kind = dice.choice("CCCCAAAFFFFSWWTTOU")
+    kind = dice.choice("CCCCAAAFFFFSWWTTOUM")
     match kind:
         case "C":
             engine.crash()
@@ -189,6 +205,8 @@ def _go_wrong(engine: Engine, dice: random.Random, side: Side, name: str) -> Non
             world.wish(dice.choice([*[Wish.FORWARD] * 3, *Wish]))
         case "T":
             world.now += timedelta(seconds=dice.choice((1, 100, 600)))
+        case "M":
+            world.publish_another()
         case "O":
             world.obstacle = not world.obstacle
         case _:

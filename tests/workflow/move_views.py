@@ -35,7 +35,8 @@ STREAMING = Stream(
 )
 ARMED = Stream(published=True, slot=True, lag_bytes=0, slot_name="rev")
 PREPARED = replace(NOTHING, prepared=True)
-PUBLISHED = replace(PREPARED, forward=Stream(published=True))
+HELD = replace(PREPARED, held=True)
+PUBLISHED = replace(HELD, forward=Stream(published=True))
 COPIED = replace(
     PUBLISHED,
     forward=Stream(published=True, slot=True, lag_bytes=10**9, slot_name="fwd1"),
@@ -48,11 +49,14 @@ EQUAL = replace(FOLLOWING, verified=True)
 READY = replace(EQUAL, reverse=ARMED)
 FENCED = replace(READY, fenced=TABLES)
 OPEN = replace(FENCED, opened=TABLES)
-MAPPED = replace(OPEN, map_epoch=Epoch(8))
+REFUSED = replace(OPEN, source_refuses_below=Epoch(8))
+MAPPED = replace(REFUSED, map_epoch=Epoch(8))
 SOAKING = replace(MAPPED, forward=Stream(published=True), reverse=replace(STREAMING))
-CLEANED = replace(SOAKING, forward=Stream(), reverse=Stream(), copied="")
+CLEANED = replace(SOAKING, forward=Stream(), reverse=Stream(), copied="", held=False)
 BACK_CLOSED = replace(SOAKING, opened=())
 BACK_OPEN = replace(BACK_CLOSED, fenced=())
+BACK_REFUSED = replace(BACK_OPEN, target_refuses_below=Epoch(9))
+BACK_CLEANED = replace(CLEANED, fenced=(), opened=(), target_refuses_below=Epoch(9))
 
 SWITCHED = replace(MOVE, stage=Stage.SWITCHED, switched_at=NOW.isoformat())
 OVER = NOW + timedelta(seconds=MOVE.rollback_window_s)

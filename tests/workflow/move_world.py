@@ -48,6 +48,7 @@ MOVE = Move(
     rollback_window_s=1000,
     started_at=START.isoformat(),
 )
+CARRIED = ("insert", "cross", "delete", "beat")
 Row = tuple[str, int]
 
 
@@ -63,6 +64,8 @@ class State:
     applied: dict[str, int] = field(default_factory=dict)
     notes: dict[str, Any] = field(default_factory=dict)
     synced: int = 0
+    held: set[str] = field(default_factory=set)
+    refuses_below: Epoch = Epoch(0)  # noqa: RUF009
 
 
 @dataclass
@@ -111,16 +114,22 @@ class Shard:
         for change in self.wal:
             self._fold(change)
 
-    def _fold(self, change: tuple[Any, ...]) -> None:
+    def _fold(self, change: tuple[Any, ...]) -> None:  # noqa: C901  a dispatch table
         state = self.state
         match change[:-1]:
             case "guard", str(table), bool(accepts):
                 state.accepts[table] = accepts
-            case ("insert" | "sync") as kind, row:
+            case ("insert" | "cross" | "sync") as kind, row:
                 state.rows[row] += 1
                 state.synced += kind == "sync"
             case "delete", row:
                 state.rows.pop(row, None)
+            case "truncate", str(table):
+                state.rows = Counter({r: n for r, n in state.rows.items() if r[0] != table})
+            case "hold", str(kind), bool(there):
+                (state.held.add if there else state.held.discard)(kind)
+            case "refuse", epoch:
+                state.refuses_below = epoch
             case "beat", int(value):
                 state.beat = value
             case "publish", str(name), bool(there):
@@ -145,11 +154,14 @@ class Broken(AssertionError):
 class World:
     """One move with everything around it, but for the engine (``move_engine``)."""
 
+    holds: tuple[str, ...] = ("key", "truncate")
+
     def __init__(self, *, tells_owners: bool = True, copy: CopyDriver = CopyDriver.OWN) -> None:
         self.source, self.target = Shard(True), Shard(False)
         self.sides = {Side.SOURCE: self.source, Side.TARGET: self.target}
         self.move: Move | None = replace(MOVE, copy=copy)
         self.map = (Epoch(7), Side.SOURCE)
+        self.maps = [self.map]
         self.tells_owners = tells_owners
         self.now = START
         self.acknowledged: set[Row] = set()
@@ -160,9 +172,25 @@ class World:
 
     # Clients ---------------------------------------------------------------------------------
 
+    def publish(self, epoch: Epoch, owner: Side) -> None:
+        self.map = (epoch, owner)
+        self.maps.append(self.map)
+
+    def publish_another(self) -> None:
+        """Publish another move of the same database, where the map tells owners.
+
+        One applier publishes at a time, and what it has opened it publishes first.
+        """
+        if self.tells_owners and all(self.sides[self.map[1]].state.accepts.values()):
+            self.publish(Epoch(self.map[0] + 1), self.map[1])
+
+    def led_to(self, side: Side) -> bool:
+        """Whether a map ever sent clients there: nobody else writes there."""
+        return any(owner is side for _, owner in self.maps)
+
     def write(self, side: Side, table: str) -> None:
         """Insert through any router, however stale; the guard alone decides."""
-        if self.sides[side].state.accepts[table]:
+        if self.sides[side].state.accepts[table] and self.led_to(side):
             self.ids += 1
             self.sides[side].commit("insert", (table, self.ids))
             self.acknowledged.add((table, self.ids))
@@ -173,6 +201,30 @@ class World:
         if state.accepts[table] and row is not None:
             self.sides[side].commit("delete", row)
             self.acknowledged.discard(row)
+
+    def change_key(self, side: Side, table: str) -> None:
+        """Give a row of a key that stays a key that moves; it holds a value out of line."""
+        state = self.sides[side].state
+        if state.accepts[table] and self.led_to(side) and "key" not in state.held:
+            self.ids += 1
+            self.sides[side].commit("cross", (table, self.ids))
+            self.acknowledged.add((table, self.ids))
+
+    def truncate(self, side: Side, table: str) -> None:
+        """Empty a table as its owner does, whom no guard of rows asks."""
+        state = self.sides[side].state
+        if "truncate" not in state.held:
+            if state.accepts[table]:
+                self.acknowledged -= {row for row in state.rows if row[0] == table}
+            self.sides[side].commit("truncate", table)
+
+    def touch(self) -> None:
+        """Update every row, as clients do that know the latest map that led them to a side."""
+        for epoch, side in {side: (epoch, side) for epoch, side in self.maps}.values():
+            state = self.sides[side].state
+            gone = self.acknowledged - set(state.rows)
+            if epoch >= state.refuses_below and gone:
+                raise Broken(f"UPDATE 0 at the {side} by a client of epoch {epoch}: {sorted(gone)}")
 
     # Streams ---------------------------------------------------------------------------------
 
@@ -197,7 +249,7 @@ class World:
         slot = self.slot_of(name)
         start = self._position(name)
         start = start if start is not None else slot[1].confirmed if slot else len(publisher.wal)
-        return sum(1 for c in publisher.wal[start:] if c[0] in ("insert", "delete", "beat"))
+        return sum(1 for c in publisher.wal[start:] if c[0] in CARRIED)
 
     def deliver(self, name: str, changes: int = 1) -> None:
         """Apply changes at the subscriber, which does not wait for its standby."""
@@ -215,8 +267,10 @@ class World:
             return
         for at in range(position, len(publisher.wal)):
             change = publisher.wal[at][:-1]
-            if change[0] not in ("insert", "delete", "beat"):
+            if change[0] not in CARRIED:
                 continue
+            if change[0] == "cross":  # the value out of line is not in the WAL
+                change = ("insert", (change[1][0], -change[1][1]))
             if change[0] == "insert" and subscriber.state.rows[change[1]]:
                 raise Broken(f"{name}: duplicate key {change[1]}: the apply worker is stuck")
             subscriber.commit(*change, sync=False, origin=(name, at + 1))
@@ -271,9 +325,15 @@ class World:
             pruned=not (target.rows if back else source.rows),
             prepared=bool(target.notes.get("prepared")),
             syncing=self.move is not None and self.move.copy is CopyDriver.NATIVE,
+            held=source.held == target.held == set(self.holds),
+            source_refuses_below=source.refuses_below,
+            target_refuses_below=target.refuses_below,
             map_owners=(SCOPES[self.map[1]],) if self.tells_owners else (),
             obstacles=("a long transaction",) if self.obstacle else (),
-            left=tuple(mark for mark in self.target.marks if mark not in ("copied", "begun")),
+            left=(
+                *(mark for mark in self.target.marks if mark not in ("copied", "begun")),
+                *(("triggers",) if source.held or target.held else ()),
+            ),
         )
 
     def _gap(self, name: str) -> bool:
@@ -291,6 +351,8 @@ class World:
             view = replace(
                 view,
                 source=Unseen("PostgreSQL", "s0", "down"),
+                held=False,
+                source_refuses_below=Epoch(0),
                 fenced=(),
                 pruned=True,
                 forward=Stream(subscribed=view.forward.subscribed),
@@ -300,13 +362,15 @@ class World:
             view = replace(
                 view,
                 target=Unseen("PostgreSQL", "s1", "down"),
+                held=False,
+                target_refuses_below=Epoch(0),
                 opened=(),
                 copied="",
                 copy_begun=False,
                 indexed=False,
                 verified=False,
                 prepared=False,
-                left=(),
+                left=("triggers",) if self.source.state.held else (),
                 forward=replace(view.forward, subscribed=False),
                 reverse=Stream(subscribed=view.reverse.subscribed),
             )

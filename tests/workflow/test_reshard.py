@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from reconciler.model.moves import Move, MoveView, Side, Stage, Wish
+from reconciler.model.moves import Move, MoveView, Side, Stage, Stream, Wish
 from reconciler.model.names import Epoch, Scope
 from reconciler.model.unseen import Unseen
 from reconciler.workflow.phase import Done, Refuse, first_undone
@@ -23,10 +23,12 @@ from reconciler.workflow.reshard_acts import (
     Cut,
     EndMove,
     FinishOpening,
+    Hold,
     PrepareTarget,
     Prune,
     Publish,
     Record,
+    RefuseStale,
     Reverse,
     RollBackCut,
     Step,
@@ -42,13 +44,16 @@ from reconciler.workflow.reshard_facts import (
     WayBackLost,
 )
 from tests.workflow.move_views import (
+    BACK_CLEANED,
     BACK_CLOSED,
     BACK_OPEN,
+    BACK_REFUSED,
     CLEANED,
     COPIED,
     EQUAL,
     FENCED,
     FOLLOWING,
+    HELD,
     INDEXED,
     MAPPED,
     NOTHING,
@@ -58,6 +63,7 @@ from tests.workflow.move_views import (
     PREPARED,
     PUBLISHED,
     READY,
+    REFUSED,
     SOAKING,
     SWITCHED,
     act_of,
@@ -73,7 +79,8 @@ from tests.workflow.move_world import MOVE, SCOPES, TABLES
     ("move", "view", "act"),
     [
         (MOVE, NOTHING, PrepareTarget()),
-        (MOVE, PREPARED, Publish()),
+        (MOVE, PREPARED, Hold()),
+        (MOVE, HELD, Publish()),
         (MOVE, PUBLISHED, Copy()),
         (MOVE, COPIED, BuildIndexes()),
         (MOVE, INDEXED, Subscribe()),
@@ -81,7 +88,8 @@ from tests.workflow.move_world import MOVE, SCOPES, TABLES
         (MOVE, EQUAL, Arm()),
         (MOVE, READY, Cut()),
         (MOVE, replace(OPEN, opened=TABLES[:1]), FinishOpening()),
-        (MOVE, OPEN, WriteMap(Epoch(8), back=False)),
+        (MOVE, OPEN, RefuseStale(Side.SOURCE, Epoch(8))),
+        (MOVE, REFUSED, WriteMap(Epoch(8), back=False)),
         (MOVE, MAPPED, Record(Stage.SWITCHED)),
         (SWITCHED, MAPPED, Reverse()),
         (wishing(Wish.FINISH, SWITCHED), SOAKING, Clean()),
@@ -103,11 +111,12 @@ def test_a_move_goes_on_with_the_first_thing_that_is_not_done(
         (Stage.SWITCHED, SOAKING, RollBackCut()),
         (Stage.SWITCHED, BACK_CLOSED, RollBackCut()),
         (Stage.SWITCHED, replace(BACK_CLOSED, fenced=TABLES[:1]), RollBackCut()),
-        (Stage.SWITCHED, BACK_OPEN, WriteMap(Epoch(9), back=True)),
-        (Stage.SWITCHED, replace(BACK_OPEN, map_epoch=Epoch(9)), Record(Stage.BACK)),
-        (Stage.BACK, replace(BACK_OPEN, map_epoch=Epoch(9)), Clean()),
-        (Stage.BACK, replace(CLEANED, fenced=(), opened=()), Prune(Side.TARGET)),
-        (Stage.BACK, replace(CLEANED, fenced=(), opened=(), pruned=True), Record(Stage.ENDED)),
+        (Stage.SWITCHED, BACK_OPEN, RefuseStale(Side.TARGET, Epoch(9))),
+        (Stage.SWITCHED, BACK_REFUSED, WriteMap(Epoch(9), back=True)),
+        (Stage.SWITCHED, replace(BACK_REFUSED, map_epoch=Epoch(9)), Record(Stage.BACK)),
+        (Stage.BACK, replace(BACK_REFUSED, map_epoch=Epoch(9)), Clean()),
+        (Stage.BACK, BACK_CLEANED, Prune(Side.TARGET)),
+        (Stage.BACK, replace(BACK_CLEANED, pruned=True), Record(Stage.ENDED)),
     ],
 )
 def test_a_rollback_goes_the_same_way_back(stage: Stage, view: MoveView, act: Step) -> None:
@@ -137,7 +146,7 @@ def test_from_the_first_open_table_no_wish_keeps_the_others_closed(wish: Wish) -
     half = replace(OPEN, opened=TABLES[:1])
 
     assert act_of(wishing(wish), half) == FinishOpening()
-    assert act_of(wishing(wish), OPEN) == WriteMap(Epoch(8), back=False)
+    assert act_of(wishing(wish), REFUSED) == WriteMap(Epoch(8), back=False)
     assert act_of(wishing(wish), MAPPED) == Record(Stage.SWITCHED)
 
 
@@ -179,6 +188,18 @@ def test_a_copy_without_a_marker_is_made_again() -> None:
 
 def test_a_way_back_whose_slot_was_lost_is_armed_again_before_the_cut() -> None:
     assert act_of(MOVE, reverse(READY, slot_lost=True)) == Arm()
+
+
+def test_a_partition_that_came_later_is_held_while_the_way_back_is_open() -> None:
+    assert act_of(SWITCHED, replace(SOAKING, held=False)) == Hold()
+    assert act_of(wishing(Wish.ROLLBACK, SWITCHED), replace(SOAKING, held=False)) == Hold()
+    assert act_of(SWITCHED, replace(SOAKING, held=False), OVER) == Clean()
+    assert act_of(MOVE, replace(READY, held=False)) == Hold()
+
+
+def test_a_lost_way_back_does_not_keep_stale_clients_from_being_refused() -> None:
+    lost = replace(MAPPED, reverse=Stream(), forward=Stream(), source_refuses_below=Epoch(7))
+    assert act_of(SWITCHED, lost) == RefuseStale(Side.SOURCE, Epoch(8))
 
 
 # Fences --------------------------------------------------------------------------------------
@@ -306,9 +327,13 @@ def test_a_map_that_another_move_of_other_keys_published_is_no_matter() -> None:
 
     assert act_of(MOVE, replace(READY, map_epoch=Epoch(20), map_owners=source)) == Cut()
     opened = replace(OPEN, map_epoch=Epoch(20), map_owners=source)
-    assert act_of(MOVE, opened) == WriteMap(Epoch(21), back=False)
+    assert act_of(MOVE, opened) == RefuseStale(Side.SOURCE, Epoch(21))
+    refused = replace(opened, source_refuses_below=Epoch(21))
+    assert act_of(MOVE, refused) == WriteMap(Epoch(21), back=False)
     back = replace(BACK_OPEN, map_epoch=Epoch(30), map_owners=target)
-    assert act_of(SWITCHED, back) == WriteMap(Epoch(31), back=True)
+    assert act_of(SWITCHED, back) == RefuseStale(Side.TARGET, Epoch(31))
+    refused = replace(back, target_refuses_below=Epoch(31))
+    assert act_of(SWITCHED, refused) == WriteMap(Epoch(31), back=True)
 
 
 @pytest.mark.parametrize(

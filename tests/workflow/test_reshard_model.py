@@ -7,7 +7,7 @@ then have to fail: a simulation that cannot fail proves nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from reconciler.model.desired import CopyDriver
-from reconciler.model.moves import Move, MoveView, Side, Wish
-from reconciler.workflow import reshard, reshard_facts
+from reconciler.model.moves import NO_EPOCH, Move, MoveView, Side, Wish
+from reconciler.workflow import reshard, reshard_facts, reshard_refusals
 from reconciler.workflow.phase import Wait
 from tests.workflow import move_acts
 from tests.workflow.move_engine import STREAMS, Engine, walk
@@ -61,6 +61,18 @@ class MoveMachine(RuleBasedStateMachine):
     @rule(side=sides, table=tables)
     def a_client_deletes(self, side: Side, table: str) -> None:
         self.engine.world.delete(side, table)
+
+    @rule(side=sides, table=tables)
+    def a_client_changes_a_key_over_the_border(self, side: Side, table: str) -> None:
+        self.engine.world.change_key(side, table)
+
+    @rule(side=sides, table=tables)
+    def an_owner_truncates(self, side: Side, table: str) -> None:
+        self.engine.world.truncate(side, table)
+
+    @rule()
+    def another_move_is_published(self) -> None:
+        self.engine.world.publish_another()
 
     @rule(name=streams, changes=st.integers(1, 8))
     def a_stream_delivers(self, name: str, changes: int) -> None:
@@ -140,6 +152,7 @@ def test_the_walks_meet_every_act_and_every_kind_of_wait() -> None:
 
 Patch = tuple[object, str, Any]
 real_decide, real_phases, real_broken = reshard.decide, reshard._phases, reshard_facts.is_broken
+real_free_writers = reshard_refusals.free_writers
 ALL = tuple(TABLES)
 
 
@@ -176,6 +189,17 @@ def no_drain(world: World, name: str) -> Generator[None, None, bool]:
     return True
 
 
+def no_refusal(*_: object) -> Iterator[None]:
+    yield
+
+
+def only_fences_are_taken_away(
+    look: reshard_facts.Look, decision: reshard.Decision
+) -> reshard.Decision:
+    view = replace(look.view, source_refuses_below=NO_EPOCH, target_refuses_below=NO_EPOCH)
+    return real_free_writers(replace(look, view=view), decision)
+
+
 def without(list_: str, *phases: reshard.Phase) -> Patch:
     kept = tuple(phase for phase in getattr(reshard, list_) if phase not in phases)
     return reshard, list_, kept
@@ -188,7 +212,7 @@ def moved_up(list_: str, phase: reshard.Phase, before: reshard.Phase) -> Patch:
 
 
 MUTANTS: dict[str, Patch] = {
-    "a fence may stand": (reshard, "_free_writers", lambda look, decision: decision),
+    "a fence may stand": (reshard, "free_writers", lambda look, decision: decision),
     "silence is taken for nothing": (reshard, "decide", silence_is_taken_for_nothing),
     "a target's failover is overlooked": (reshard, "is_broken", blind_to(gap=False)),
     "lost WAL is overlooked": (reshard, "is_broken", blind_to(slot_lost=False)),
@@ -217,6 +241,11 @@ MUTANTS: dict[str, Patch] = {
     "rows stay, forward": without("SOAK", reshard.prune_source),
     "rows stay, abort": without("ABORT", reshard.prune_copy),
     "rows stay, back": without("BACK", reshard.prune_target),
+    "nothing is held": without("FORWARD", reshard_refusals.hold_tables),
+    "key changes pass": (World, "holds", ("truncate",)),
+    "TRUNCATE passes": (World, "holds", ("key",)),
+    "a cut does not refuse stale clients": (move_acts, "refuse_stale", no_refusal),
+    "an epoch that no map has may stand": (reshard, "free_writers", only_fences_are_taken_away),
     "a cut does not drain": (move_acts, "drain", no_drain),
 }
 

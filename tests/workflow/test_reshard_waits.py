@@ -23,6 +23,7 @@ from tests.workflow.move_views import (
     COPIED,
     EQUAL,
     FOLLOWING,
+    HELD,
     INDEXED,
     MAPPED,
     NOTHING,
@@ -65,7 +66,8 @@ def test_a_window_of_no_length_needs_no_way_back() -> None:
     ("view", "words"),
     [
         (NOTHING, "the target is prepared"),
-        (PREPARED, "the rows are published"),
+        (PREPARED, "the tables are held"),
+        (HELD, "the rows are published"),
         (PUBLISHED, "the rows are copied"),
         (COPIED, "the indexes are built"),
         (INDEXED, "the target follows"),

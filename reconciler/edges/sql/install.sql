@@ -2,7 +2,8 @@
 -- search_path = pg_catalog; every statement may run again and again.
 --
 -- SQLSTATEs of ours: PS001 a row of another shard, PS002 a fenced-off applier,
--- PS003 the schema belongs to somebody else, PS004 a schema file that nobody announced.
+-- PS003 the schema belongs to somebody else, PS004 a schema file that nobody announced,
+-- PS005 a guard that changed meanwhile, PS006 a statement that a move cannot carry.
 
 DO $do$
 BEGIN

@@ -59,18 +59,40 @@ BEGIN
   END IF;
 END $f$;
 
--- resharding.md, 3.3b. Argument: the epoch that a client has to know.
+-- The epoch that UPDATEs and DELETEs have to know here (resharding.md, 3.3b). A sequence: no snapshot
+-- hides what it says. Its first value stands for nobody is refused.
+CREATE SEQUENCE IF NOT EXISTS shardwright.epoch;
+
 CREATE OR REPLACE FUNCTION shardwright.reject_stale() RETURNS trigger
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $f$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $f$
 BEGIN
   RAISE EXCEPTION USING ERRCODE = 'PS001',
     MESSAGE = format('shardwright: keys of %I.%I moved to another shard at epoch %s',
-                     TG_TABLE_SCHEMA, TG_TABLE_NAME, TG_ARGV[0]),
+                     TG_TABLE_SCHEMA, TG_TABLE_NAME,
+                     pg_sequence_last_value('shardwright.epoch'::regclass)),
     DETAIL = format('This session knows epoch %s.',
                     coalesce(nullif(current_setting('shardwright.epoch', true), ''), 'none')),
     HINT = 'reload routes, then SET shardwright.epoch to the routing map''s epoch';
 END $f$;
 
+-- What the streams of a move cannot carry. Argument: the move.
+CREATE OR REPLACE FUNCTION shardwright.reject_held() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $f$
+BEGIN
+  IF TG_OP = 'TRUNCATE' THEN
+    RAISE EXCEPTION USING ERRCODE = 'PS006',
+      MESSAGE = format('shardwright: %I.%I cannot be truncated while keys move (%s)',
+                       TG_TABLE_SCHEMA, TG_TABLE_NAME, TG_ARGV[0]),
+      HINT = 'DELETE the rows, or wait until the move has ended: shardwright get operations';
+  END IF;
+  RAISE EXCEPTION USING ERRCODE = 'PS006',
+    MESSAGE = format('shardwright: a shard key of %I.%I cannot change over the border of a move (%s)',
+                     TG_TABLE_SCHEMA, TG_TABLE_NAME, TG_ARGV[0]),
+    HINT = 'DELETE the row and INSERT it under its other key, or wait until the move has ended: '
+           'shardwright get operations';
+END $f$;
+
 REVOKE ALL ON shardwright.beat, shardwright.moved, shardwright.move_ddl FROM PUBLIC;
 REVOKE ALL ON FUNCTION shardwright.expect_guard(regclass, bytea), shardwright.reject_stale(),
-  shardwright.hold_fence(bigint) FROM PUBLIC;
+  shardwright.hold_fence(bigint), shardwright.reject_held() FROM PUBLIC;
+GRANT SELECT ON SEQUENCE shardwright.epoch TO PUBLIC;

@@ -1,6 +1,6 @@
 -- Everything about one side that may be in the way of a move.
 WITH wanted AS (
-  SELECT w.name, w.key, c.oid, c.relowner, c.relpersistence, c.relreplident, c.relkind, c.relacl,
+  SELECT w.name, w.key, c.oid, c.relpersistence, c.relreplident, c.relkind,
          c.relhassubclass, a.attnum, a.attgenerated
     FROM unnest(%(names)s::text[], %(keys)s::text[]) AS w(name, key)
     JOIN pg_namespace n ON n.nspname = split_part(w.name, '.', 1)
@@ -47,11 +47,6 @@ SELECT json_build_object(
            WHERE i.indrelid = w.oid AND w.attnum = ANY (i.indkey)
              AND CASE w.relreplident WHEN 'i' THEN i.indisreplident
                                      WHEN 'd' THEN i.indisprimary ELSE false END),
-      'truncaters', (SELECT json_agg(DISTINCT CASE x.grantee WHEN 0 THEN 'PUBLIC'
-                                                   ELSE x.grantee::regrole::text END)
-                       FROM aclexplode(w.relacl) x LEFT JOIN pg_roles r ON r.oid = x.grantee
-                      WHERE x.privilege_type = 'TRUNCATE' AND x.grantee <> w.relowner
-                        AND NOT coalesce(r.rolsuper, false)),
       'foreign', (SELECT json_agg(format('%%s to %%s', k.conname, k.confrelid::regclass)
                                   ORDER BY k.conname)
                     FROM pg_constraint k
