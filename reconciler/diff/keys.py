@@ -118,8 +118,11 @@ def publication(
     """Return the change that brings the routing map up to date, or None when it is.
 
     Ownership is the map's own business: keys never change here, only names, members and tables do.
-    A database without a map gets its first one from the spec.
+    A database without a map gets its first one from the spec. None also while the platform cannot
+    say where the members of a shard are.
     """
+    if any(shard.platform.unreadable for shard in seen.shards):
+        return None
     before = seen.routing if isinstance(seen.routing, RoutingMap) else None
     after = _wanted_map(database, seen, before, scopes)
     if before is not None and _content(before) == _content(after, seen):

@@ -88,6 +88,9 @@ class Pair:
 
 def diff_shard(pair: Pair) -> Iterator[Finding]:
     """Yield what differs, from the platform inwards: processes, Patroni, PostgreSQL."""
+    if pair.seen.platform.unreadable:
+        yield pair.standstill(pair.seen.platform.unreadable)
+        return
     if pair.seen.platform.stopped:
         yield AddShard(pair.database, pair.shard, pair.seen.key, kept=True)
         yield Remark(

@@ -182,6 +182,9 @@ def _shard(eyes: Eyes, shard: PlatformShard) -> ObservedShard:
     if shard.stopped:
         stopped = Unseen("patroni", shard.key.scope, "stopped on purpose")
         return ObservedShard(shard.key, shard, stopped, stopped)
+    if shard.unreadable:
+        unknown = Unseen(eyes.platform.name, str(shard.key), shard.unreadable)
+        return ObservedShard(shard.key, shard, unknown, unknown)
     try:
         login = login_of(eyes.platform, shard)
         view: PatroniView | Unseen = eyes.patroni.view(login)

@@ -73,6 +73,8 @@ class PlatformShard:
 
     ``stopped`` is True when it was stopped on purpose and its data kept (``deletion: keepData``).
     ``staged`` names the roles with a password that a rotation made and did not put in use.
+    ``unreadable`` says why the platform's own record of it cannot be read; then nothing but its key
+    and its database is known.
     """
 
     key: ScopeKey
@@ -83,6 +85,7 @@ class PlatformShard:
     resources: Resources
     stopped: bool = False
     staged: tuple[str, ...] = ()
+    unreadable: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,6 +72,14 @@ def test_members_whose_processes_are_gone_are_started() -> None:
     assert names(found) == ["StartMembers"]
 
 
+def test_a_shard_whose_platforms_record_is_damaged_is_left_alone() -> None:
+    why = {"unreadable": "its record is damaged", "version": "", "members": ()}
+    found = difference(ONE, with_shard(RUNNING, platform=why, patroni=SILENT, catalog=SILENT))
+
+    assert (found.changes, found.refusals) == ((), ())
+    assert ("shard s0", True) in left_alone(found)
+
+
 def test_members_are_started_even_while_patroni_is_silent() -> None:
     members = tuple(
         replace(m, running=False) for m in RUNNING.databases[0].shards[0].platform.members

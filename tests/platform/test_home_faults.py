@@ -117,6 +117,10 @@ def test_a_broken_part_keeps_no_other_from_starting_and_all_problems_are_told(
         with pytest.raises(ProblemsFound) as caught:
             lifecycle.up(new_home)
     assert [type(problem) for problem in caught.value.problems] == [RecordDamaged, PortTaken]
+    (unreadable,) = (s for s in platform.observe() if s.unreadable)
+    assert unreadable.key.scope == "b"
+    assert str(damaged) in unreadable.unreadable
+    assert {s.database for s in platform.observe()} == {"shop"}
     damaged.write_bytes(whole)
     running = {part.name for part in lifecycle.status(new_home).parts if part.running}
     assert running == {"etcd", "c-0"}

@@ -255,15 +255,25 @@ def processes_of(member: Member) -> tuple[ProcessIdentity, ...]:
     return found if supervisor is None or supervisor in found else (supervisor, *found)
 
 
+def database_of(shard_folder: Path) -> DatabaseName | None:
+    """Return the database of a shard as its members' descriptions name it; None when none does."""
+    names = (_described(path.parent, "database") for path in shard_folder.glob("*/member.json"))
+    return next((DatabaseName(name) for name in sorted(filter(None, names))), None)
+
+
 def _bin_dir(member: Member) -> Path:
     """Return where the member's programs were when it was started last."""
+    return Path(_described(member.folder, "bin_dir") or "/nonexistent")
+
+
+def _described(folder: Path, field: str) -> str:
+    """Return one text of a ``member.json``; empty when it cannot be read."""
     import msgspec
 
     try:
-        described = msgspec.json.decode((member.folder / "member.json").read_bytes())
-        return Path(described["bin_dir"])
+        return str(msgspec.json.decode((folder / "member.json").read_bytes())[field])
     except (OSError, msgspec.MsgspecError, KeyError, TypeError):
-        return Path("/nonexistent")
+        return ""
 
 
 def base_environment() -> dict[str, str]:
@@ -359,6 +369,7 @@ def _description(
         "scope": member.shard.scope,
         "namespace": member.shard.namespace,
         "member": member.name,
+        "database": member.shard.database,
         "patroni_bin": [sys.executable, "-m", "patroni"],
         "patroni_config": str(member.folder / "patroni.yml"),
         "data_dir": str(member.data_dir),

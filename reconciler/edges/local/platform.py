@@ -48,6 +48,7 @@ from reconciler.model.platform import (
     Credential,
     PlatformMember,
     PlatformShard,
+    Resources,
     ShardBlueprint,
     TlsFiles,
 )
@@ -89,11 +90,16 @@ class LocalPlatform:
         self._token: int | None = None
 
     def observe(self) -> tuple[PlatformShard, ...]:
-        """Return all shards, sorted by key, from the home's records and ``/proc``."""
+        """Return all shards, sorted by key, from the home's records and ``/proc``.
+
+        One whose record is damaged is returned as unreadable. Raises RecordDamaged when not even
+        its database can be told.
+        """
         with typed_os_errors(self._home.root):
             return tuple(
                 dataclasses.replace(seen, staged=self._secrets.staged(seen.key))
-                for seen in (_observed(self._home, record) for record in self._home.shards())
+                for path in self._home.shard_records()
+                if (seen := _seen(self._home, path)) is not None
             )
 
     def ensure_members(self, blueprint: ShardBlueprint, ordinals: tuple[int, ...]) -> None:
@@ -320,6 +326,21 @@ def start_members(home: Home, shard: ShardRecord, ordinals: tuple[int, ...], loc
         if one.record.ordinal in ordinals and one.supervisor is None:
             member.write_files(one, home_record(home), SecretsStore(home))
             member.start(one, lock)
+
+
+def _seen(home: Home, path: Path) -> PlatformShard | None:
+    try:
+        record = read_record(path, ShardRecord)
+    except RecordDamaged as damage:
+        database = member.database_of(path.parent)
+        if database is None:
+            raise
+        key = ScopeKey(Namespace(path.parent.parent.name), Scope(path.parent.name))
+        return PlatformShard(
+            key, database, "", (), synchronous=False, resources=Resources(),
+            unreadable=f"its record {path} is damaged: {damage.problem}",
+        )  # fmt: skip
+    return None if record is None else _observed(home, record)
 
 
 def _observed(home: Home, shard: ShardRecord) -> PlatformShard:
