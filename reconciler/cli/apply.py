@@ -18,6 +18,7 @@ from reconciler.cli.source import Where, chosen, load, source_options
 from reconciler.cli.terminal import style_for, tell_line
 
 if TYPE_CHECKING:
+    from reconciler.cli.applied import Tally
     from reconciler.engine.events import ApplyEnded
     from reconciler.engine.loop import Outlook, World
     from reconciler.engine.saved import SavedPlan, SourceRequest
@@ -133,15 +134,17 @@ def _apply(call: _Call, saved: SavedPlan | None) -> int:
     report = report_of(outlook, settings, name)
     if not call.quiet:
         tell_warnings(loaded)
-        show(report, outlook, call.output)
-        sys.stdout.flush()
+        if call.output != "json":  # with JSON it is told at the end, with what came of it
+            show(report, outlook, call.output)
+            sys.stdout.flush()
     if not outlook.plan.steps:
         if outlook.observed.operation:  # it was cut off when all was done: let it end
             loop.act(world, outlook, lambda _: None, threading.Event())
+        _tell_json(call, report, outlook, None)
         return exit_code(report, detailed=call.detailed)
     if not report.blocking:
         _ask(call, report)
-    return _perform(call, world, outlook, single_use=saved is not None)
+    return _perform(call, world, outlook, report, single_use=saved is not None)
 
 
 def _ask(call: _Call, report: PlanReport) -> None:
@@ -157,16 +160,34 @@ def _ask(call: _Call, report: PlanReport) -> None:
     confirm(f"Apply these {steps}?{loses}", yes=call.yes)
 
 
-def _perform(call: _Call, world: World, outlook: Outlook, *, single_use: bool) -> int:
+def _perform(
+    call: _Call, world: World, outlook: Outlook, report: PlanReport, *, single_use: bool
+) -> int:
+    from reconciler.cli.applied import Tally
     from reconciler.cli.interrupts import stopping
-    from reconciler.cli.progress import Tally, watcher_for
+    from reconciler.cli.progress import watcher_for
     from reconciler.engine import loop
 
     stop = threading.Event()
     with stopping(stop, call.again), watcher_for(outlook.plan, quiet=call.quiet) as watcher:
         tally = Tally(watcher)
-        ended = loop.act(world, outlook, tally, stop, single_use=single_use)
+        try:
+            ended = loop.act(world, outlook, tally, stop, single_use=single_use)
+        finally:
+            _tell_json(call, report, outlook, tally)
     return _finish(call, outlook, ended, tally.stopped)
+
+
+def _tell_json(call: _Call, report: PlanReport, outlook: Outlook, tally: Tally | None) -> None:
+    """Write the plan and what came of it, where JSON was asked for."""
+    if call.output != "json" or call.quiet:
+        return
+    from reconciler.cli.applied import Tally
+    from reconciler.cli.terminal import write
+    from reconciler.plan.render_json import render_json
+
+    told = tally or Tally(lambda _: None)
+    write(told.as_json(render_json(report, outlook.loaded.locate)))
 
 
 def sum_of(ended: ApplyEnded, stopped: set[str]) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from reconciler.cli.get import Kind, kind_and_name
+from reconciler.cli.get import STATUS, Kind, kind_and_name
 from reconciler.cli.lazy import command
 from reconciler.cli.session import Session, output_option
 from reconciler.cli.terminal import style_for, write
@@ -25,12 +25,14 @@ if TYPE_CHECKING:
 def describe(session: Session, kind: str, name: str | None, output: str) -> None:
     """Show one thing in full.
 
-    KIND is database, shard, instance, operation or move; NAME as "get" shows it.
+    KIND is database, shard, instance, operation or move; NAME as "get" shows it. A name alone is a
+    database's.
     """
     from reconciler.cli.looking import ALIASES, look_around, named
     from reconciler.wiring import open_world
 
     kind, name = kind_and_name(kind, name)
+    kind = "database" if kind == STATUS else kind
     if not name:
         raise click.UsageError(f"name the {kind}: shardwright describe {kind} NAME")
     plural = ALIASES[kind]
@@ -127,7 +129,7 @@ def _details(item: Object) -> list[str]:
     if item["kind"] == "Operation" and item["steps"]:
         rows = [
             ["  " + s["id"], s["state"], "-" if s["seconds"] is None else duration(s["seconds"]),
-             s["error"] or s["title"]]
+             s["error"] or s["waits"] or s["title"]]
             for s in item["steps"]
         ]  # fmt: skip
         lines += ["", paint("bold", "Steps"), table(["  ID", "STATE", "TOOK", ""], rows, paint)]

@@ -21,8 +21,10 @@ if TYPE_CHECKING:
     from reconciler.engine.loop import World
 
 WATCH_EVERY_S = 2.0
+STATUS = "status"
+"""The kind of a name without one: a database's conditions."""
 CLEAR = "\x1b[H\x1b[2J"
-KINDS_TOLD = "there are databases (db), shards, instances (members), operations (op), moves"
+KINDS_TOLD = "the kinds are databases (db), shards, instances (members), operations (op), moves"
 KINDS = (
     "databases", "shards", "instances", "operations", "moves",
     "database", "db", "dbs", "shard", "instance", "member", "members", "operation", "op",
@@ -31,16 +33,21 @@ KINDS = (
 
 
 class Kind(click.ParamType[str]):
-    """One of the kinds, in any of its spellings."""
+    """One of the kinds, in any of its spellings; any other word is the name of a database."""
 
     name = "kind"
 
-    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Return the value. Fails with the kinds, on one line."""
+    def convert(
+        self,
+        value: str,
+        param: click.Parameter | None,  # noqa: ARG002 - click's
+        ctx: click.Context | None,  # noqa: ARG002 - click's
+    ) -> str:
+        """Return the value, with its kind before it."""
         kind, slash, name = value.partition("/")
         if kind.lower() in KINDS:
             return kind.lower() + slash + name
-        return self.fail(f'"{value}" is no kind; {KINDS_TOLD}', param, ctx)
+        return f"{STATUS}/{value}"
 
     def get_missing_message(self, param: click.Parameter, ctx: click.Context | None) -> str:  # noqa: ARG002 - click's
         """Say what is missing, on one line."""
@@ -81,8 +88,9 @@ def get(
     """List databases, shards, instances, operations or moves.
 
     KIND is one of these five (or db, shard, member, op, move). NAME picks one, or all
-    that belong to it: "get shards shop" lists the shards of shop. With -f, databases that
-    their specs suspend are told.
+    that belong to it: "get shards shop" lists the shards of shop. "get shop" says whether
+    shop is Ready, Reconciling (and what that waits for) or Stalled; with -f, also because its
+    specs are refused.
     """
     from reconciler.cli.looking import ALIASES
     from reconciler.cli.selecting import Choice, matching
@@ -90,10 +98,10 @@ def get(
 
     desired = load(require(where)).desired if selector or where else None
     keys = matching(desired, selector) if selector and desired else None
-    suspended = frozenset(d.key for d in desired.databases if d.suspend) if desired else None
     kind, name = kind_and_name(kind, name)
+    output = "status" if kind == STATUS and output == "text" else output
     where_in = None if all_namespaces else namespace
-    choice = Choice(ALIASES[kind], name, where_in, keys, suspended or frozenset())
+    choice = Choice(ALIASES[kind], name, where_in, keys, desired)
     world = open_world(session.settings())
     if watch:
         _watch(world, choice, output)
@@ -111,12 +119,19 @@ def _unknown(choice: Choice, seen: Seen) -> bool:
 
 
 def _look(world: World, choice: Choice, output: str) -> tuple[Seen, str]:
-    from reconciler.cli.looking import look_around
+    from reconciler.cli.looking import NotFound, look_around
 
-    seen = look_around(world, choice.kind, choice.suspended)
-    if output in ("text", "wide") and _unknown(choice, seen):
+    seen = look_around(world, choice.kind, choice.desired)
+    if output in ("text", "wide", "status") and _unknown(choice, seen):
         return seen, ""
-    return seen, _rendered(choice, choice.of(seen), output)
+    try:
+        items = choice.of(seen)
+    except NotFound as error:
+        if output != "status":
+            raise
+        remedy = f"{error.remedy}; {KINDS_TOLD}"
+        raise NotFound(choice.name, "it is no kind, and no database", remedy=remedy) from None
+    return seen, _rendered(choice, items, output)
 
 
 def _watch(world: World, choice: Choice, output: str) -> None:
@@ -150,7 +165,20 @@ def _rendered(choice: Choice, items: list[Object], output: str) -> str:
         return str(yaml.safe_dump(_listed(items), sort_keys=False, allow_unicode=True)).rstrip()
     if output == "name":
         return "\n".join(_resource_name(item) for item in items)
+    if output == "status":
+        return "\n".join(_status(item) for item in items)
     return _table(choice, items, wide=output == "wide")
+
+
+def _status(item: Object) -> str:
+    """Return a database's conditions on one line, and below it what they say."""
+    paint = style_for(sys.stdout)
+    told = {one["type"]: one["message"] for one in item["conditions"] if one["message"]}
+    lines = ["  ".join(f"{one['type']}={one['status']}" for one in item["conditions"])]
+    lines += [
+        f"{kind}: {told[kind]}" for kind in ("Stalled", "Reconciling", "Ready") if kind in told
+    ]
+    return f"{paint('bold', item['name'])}   " + "\n    ".join(lines)
 
 
 def _listed(items: list[Object]) -> Object:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from difflib import get_close_matches
 
+from reconciler.cli.conditions import conditions_of, owner_of
 from reconciler.cli.objects import (
     Object,
     database_object,
@@ -13,17 +14,19 @@ from reconciler.cli.objects import (
     operation_object,
     shards_of,
 )
+from reconciler.diff.diff import diff
 from reconciler.engine.journal import Operations, read_operations
 from reconciler.engine.loop import World
 from reconciler.engine.observe import observe
 from reconciler.engine.records import OPERATIONS
 from reconciler.engine.wishes import moves_under_way
+from reconciler.model.desired import DesiredState
 from reconciler.model.errors import ReconcilerError
 from reconciler.model.names import DatabaseKey
 from reconciler.model.observed import Unseen
 
 KINDS = {
-    "databases": ("databases", "database", "db", "dbs"),
+    "databases": ("databases", "database", "db", "dbs", "status"),
     "shards": ("shards", "shard"),
     "instances": ("instances", "instance", "members", "member"),
     "moves": ("moves", "move"),
@@ -50,13 +53,11 @@ class Seen:
     unseen: tuple[Unseen, ...]
 
 
-NO_DATABASES: frozenset[DatabaseKey] = frozenset()
-
-
-def look_around(world: World, kind: str, suspended: frozenset[DatabaseKey] = NO_DATABASES) -> Seen:
+def look_around(world: World, kind: str, desired: DesiredState | None = None) -> Seen:
     """Observe what a kind needs; operations and moves come from etcd alone, and need it.
 
-    ``suspended`` are databases whose specs, as far as the caller has them, say so.
+    ``desired`` are the specs, as far as the caller has them: what they suspend, and what of them
+    is refused, is told.
 
     Raises what etcd raises, for these two; otherwise silence is a value.
     """
@@ -67,10 +68,16 @@ def look_around(world: World, kind: str, suspended: frozenset[DatabaseKey] = NO_
         moves = moves_under_way(world.eyes.store)
         return Seen({kind: [move_object(one) for one in moves]}, ())
     state = observe(world.eyes)
-    failed = {} if any(u.system == "etcd" for u in state.unseen) else _failed(world)
+    etcd_silent = any(unseen.system == "etcd" for unseen in state.unseen)
+    operations = Operations() if etcd_silent else _operations(world)
+    failed = last_failures(operations)
+    refusals = diff(desired, state).refusals if desired else ()
+    suspended = {d.key for d in desired.databases if d.suspend} if desired else set()
     databases = [
         noted(
-            database_object(database, state.operation),
+            database_object(
+                database, conditions_of(database, operations.all, refusals, world.is_gone)
+            ),
             failed.get(database.key, ""),
             suspended=database.key in suspended,
         )
@@ -86,11 +93,11 @@ def look_around(world: World, kind: str, suspended: frozenset[DatabaseKey] = NO_
     )
 
 
-def _failed(world: World) -> dict[DatabaseKey, str]:
+def _operations(world: World) -> Operations:
     try:
-        return last_failures(read_operations(world.eyes.store.read(OPERATIONS)))
+        return read_operations(world.eyes.store.read(OPERATIONS))
     except ReconcilerError:  # etcd fell silent since it was observed; that shows next time
-        return {}
+        return Operations()
 
 
 def last_failures(operations: Operations) -> dict[DatabaseKey, str]:
@@ -99,18 +106,12 @@ def last_failures(operations: Operations) -> dict[DatabaseKey, str]:
     for operation in operations.all:
         failures: dict[DatabaseKey, str] = {}
         for step in operation.steps:
-            owner = _owner(step.id, operation.databases)
+            owner = owner_of(step.id, operation)
             if operation.result == "failed" and step.state == "failed" and owner:
                 failures.setdefault(owner, step.error.partition(" ")[0])
         found = {key: code for key, code in found.items() if key not in operation.databases}
         found |= failures
     return found
-
-
-def _owner(step: str, databases: tuple[DatabaseKey, ...]) -> DatabaseKey | None:
-    """Return whose step it is: ids begin with the database's name, or a shard's scope."""
-    fitting = [key for key in databases if step.startswith((f"{key}/", f"{key}-"))]
-    return max(fitting, key=lambda key: len(str(key)), default=None)
 
 
 def noted(item: Object, failed: str, *, suspended: bool) -> Object:

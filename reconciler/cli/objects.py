@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from reconciler.cli import readiness
+from reconciler.cli.conditions import Condition
 from reconciler.engine.journal import Operation
 from reconciler.model.moves import Move
 from reconciler.model.names import DatabaseKey
@@ -16,7 +17,6 @@ from reconciler.model.observed import (
     ObservedMember,
     ObservedShard,
     PatroniView,
-    RunningOperation,
     Unseen,
 )
 from reconciler.model.platform import PlatformMember
@@ -25,9 +25,9 @@ from reconciler.model.routing import AppliedRecord, RoutingMap
 Object = dict[str, Any]
 
 
-def database_object(database: ObservedDatabase, running: RunningOperation | None) -> Object:
+def database_object(database: ObservedDatabase, conditions: tuple[Condition, ...]) -> Object:
     """Return a database with its shards."""
-    state = readiness.of_database(database, running)
+    state = readiness.of_database(database)
     shards = [shard_object(database, shard) for shard in database.shards]
     members = [member for shard in shards for member in shard["instances"]]
     return {
@@ -35,8 +35,18 @@ def database_object(database: ObservedDatabase, running: RunningOperation | None
         "namespace": database.key.namespace,
         "name": database.key.name,
         "ready": state.ready,
-        "reconciling": readiness.reconciles(database.key, running),
+        "reconciling": any(one.type == "Reconciling" for one in conditions),
         "reason": state.reason,
+        "conditions": [
+            {
+                "type": one.type,
+                "status": one.status,
+                "reason": one.reason,
+                "message": one.message,
+                "lastTransitionTime": one.since or None,
+            }
+            for one in conditions
+        ],
         "readyInstances": sum(member["healthy"] for member in members),
         "instances": len(members),
         "bytes": _total([shard["bytes"] for shard in shards]),
@@ -163,6 +173,8 @@ def operation_object(operation: Operation) -> Object:
             {
                 "id": step.id, "title": step.title, "state": step.state,
                 "begunAt": step.begun_at, "seconds": step.seconds, "error": step.error,
+                "waits": step.waits, "waitsSince": step.waits_since,
+                "waitsUntil": step.waits_until,
             }
             for step in operation.steps
         ],

@@ -59,20 +59,6 @@ def stopped(event: StepFailed) -> bool:
     return isinstance(event.error, StoppedByUser)
 
 
-class Tally:
-    """Counts the steps that were stopped, and passes every event on."""
-
-    def __init__(self, watcher: Watcher) -> None:
-        self._watcher = watcher
-        self.stopped: set[str] = set()
-
-    def __call__(self, event: ApplyEvent) -> None:
-        """Take note."""
-        if isinstance(event, StepFailed) and stopped(event):
-            self.stopped.add(event.step.id)
-        self._watcher(event)
-
-
 class Failures:
     """Shows only what failed."""
 

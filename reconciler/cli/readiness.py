@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from reconciler.model.names import DatabaseKey
 from reconciler.model.observed import (
     ObservedDatabase,
     ObservedMember,
     ObservedShard,
     ObservedState,
     PatroniView,
-    RunningOperation,
     Unseen,
 )
 
@@ -66,12 +64,8 @@ def _notes(view: PatroniView) -> str:
     return "; ".join(notes)
 
 
-def of_database(database: ObservedDatabase, running: RunningOperation | None) -> Readiness:
+def of_database(database: ObservedDatabase) -> Readiness:
     """Say whether every shard of a database serves and its routing map is there."""
-    if reconciles(database.key, running) and running:
-        return Readiness(
-            "Unknown", f"{running.id} is being applied: {len(running.done)} steps done"
-        )
     if isinstance(database.routing, Unseen):
         return Readiness("Unknown", f"etcd: {database.routing.reason}")
     shards = [(shard, of_shard(shard)) for shard in database.shards]
@@ -98,11 +92,6 @@ def not_serving(state: ObservedState) -> tuple[str, ...]:
             if answer.ready != "True" and not shard.platform.stopped:
                 found.append(f"{shard.key}: {answer.reason}")
     return tuple(found)
-
-
-def reconciles(key: DatabaseKey, running: RunningOperation | None) -> bool:
-    """Whether an operation on this database has not ended."""
-    return running is not None and key in running.databases
 
 
 def role_word(member: ObservedMember) -> str:

@@ -10,7 +10,6 @@ import click
 from reconciler.cli.looking import Seen, in_namespace, named
 from reconciler.cli.objects import Object
 from reconciler.model.desired import Database, DesiredState
-from reconciler.model.names import DatabaseKey
 
 _TERM = re.compile(r"\s*([\w./-]+)\s*(?:(!=|==|=)\s*([\w./-]*))?\s*")
 
@@ -19,14 +18,14 @@ _TERM = re.compile(r"\s*([\w./-]+)\s*(?:(!=|==|=)\s*([\w./-]*))?\s*")
 class Choice:
     """What to list. ``namespace`` None: all. ``databases``: only these, as (namespace, name).
 
-    ``suspended`` are databases that their specs suspend.
+    ``desired`` are the specs, as far as the caller has them.
     """
 
     kind: str
     name: str = ""
     namespace: str | None = "default"
     databases: frozenset[tuple[str, str]] | None = None
-    suspended: frozenset[DatabaseKey] = frozenset()
+    desired: DesiredState | None = None
 
     def of(self, seen: Seen) -> list[Object]:
         """Return the objects. Raises NotFound for a name that nothing has."""

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from reconciler.engine.events import (
@@ -46,7 +46,7 @@ from reconciler.model.access import ConflictingWrite, FencedOff, Lease, LeaseHel
 from reconciler.model.errors import ReconcilerError
 from reconciler.model.names import DatabaseKey
 from reconciler.model.observed import Catalog, ObservedShard
-from reconciler.plan.actions import Step
+from reconciler.plan.actions import CloseMove, MoveKeyRange, Step
 from reconciler.plan.graph import behind
 from reconciler.plan.planner import make_plan
 from reconciler.policy.check import prepare_plan_check
@@ -277,7 +277,7 @@ class Applier:
                 for step in [] if self._stop.is_set() else progress.ready()[:free]:
                     del progress.open[step.id]
                     if self._begin(step, progress, journal):
-                        future = pool.submit(self._perform, hands, step)
+                        future = pool.submit(self._perform, hands, step, journal)
                         progress.running[future] = step
                 if not progress.running:
                     break
@@ -304,11 +304,20 @@ class Applier:
                 kind = PolicyDenies if found.outcome is Outcome.DENY else PolicyHolds
                 raise kind(step.id, f"{found.policy}/{found.rule}: {found.text}")
 
-    def _perform(self, hands: Hands, step: Step) -> float:
+    def _perform(self, hands: Hands, step: Step, journal: Journal) -> float:
         """Run one step in a worker's thread and return its seconds."""
         start = time.monotonic()
-        perform(hands, step.action, lambda reason: self._tell(StepWaits(self._now(), step, reason)))
+        perform(hands, step.action, lambda reason: self._waits(step, reason, journal))
         return time.monotonic() - start
+
+    def _waits(self, step: Step, reason: str, journal: Journal) -> None:
+        """Tell what a step waits for: whoever watches here, and whoever looks from elsewhere."""
+        now = self._now()
+        self._tell(StepWaits(now, step, reason))
+        bounded = not isinstance(step.action, MoveKeyRange | CloseMove)
+        until = now + timedelta(seconds=self._world.settings.start_s) if bounded else None
+        with suppress(ReconcilerError):  # the step goes on; its outcome will be written or not
+            journal.waits(step, reason, now, until)
 
     def _take(
         self, future: Future[float], step: Step, progress: _Progress, journal: Journal

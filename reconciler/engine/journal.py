@@ -12,6 +12,7 @@ operation ends, its steps are folded into the head, so that history stays small.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -32,6 +33,7 @@ KEPT_OPERATIONS = 50
 KEPT_PLANS = 1000
 """Saved plans that are remembered as used; older ones cannot be told from new ones, and the
 versions of all they saw have moved on since."""
+_AMOUNTS = re.compile(r"\d[\d,.]*")
 _BATCH = 100
 """Keys that are removed in one write; etcd allows 128 operations each."""
 KEPT_STEPS = 500
@@ -40,7 +42,10 @@ KEPT_STEPS = 500
 
 @dataclass(frozen=True, slots=True)
 class StepRecord:
-    """A step as the journal has it. ``state`` is begun, done or failed; times are ISO 8601 UTC."""
+    """A step as the journal has it. ``state`` is begun, done or failed; times are ISO 8601 UTC.
+
+    ``waits`` is what a step under way waits for, since and at most until when; empty when it works.
+    """
 
     id: str
     title: str
@@ -49,6 +54,9 @@ class StepRecord:
     begun_at: str
     seconds: float | None = None
     error: str = ""
+    waits: str = ""
+    waits_since: str = ""
+    waits_until: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +166,9 @@ def _step(data: dict[str, Any]) -> StepRecord:
         begun_at=str(data["begunAt"]),
         seconds=None if seconds is None else float(seconds),
         error=str(data.get("error", "")),
+        waits=str(data.get("waits", "")),
+        waits_since=str(data.get("waitsSince", "")),
+        waits_until=str(data.get("waitsUntil", "")),
     )
 
 
@@ -208,9 +219,24 @@ class Journal:
         }
         self._write_step(step)
 
+    def waits(self, step: Step, reason: str, at: datetime, until: datetime | None) -> None:
+        """Note what a step waits for; another amount in it (``31 MB behind``) is not written.
+
+        Called from the step's own thread, whose record nobody else writes meanwhile.
+        """
+        record = self.steps[step.id]
+        if _AMOUNTS.sub("", record.get("waits", "")) == _AMOUNTS.sub("", reason):
+            return
+        record["waits"] = reason
+        record["waitsSince"] = at.isoformat(timespec="milliseconds")
+        record["waitsUntil"] = until.isoformat(timespec="milliseconds") if until else ""
+        self._write_step(step)
+
     def outcome(self, step: Step, seconds: float, error: ReconcilerError | None = None) -> None:
         """Note how a step ended."""
         record = self.steps[step.id]
+        for name in ("waits", "waitsSince", "waitsUntil"):
+            record.pop(name, None)
         record["seconds"] = round(seconds, 3)
         record["state"] = "failed" if error else "done"
         if error:

@@ -88,7 +88,7 @@ def resolve_database(
     )
     _refuse_secret(manifest, context)
     sharding = _sharding(spec.sharding, context)
-    for where, error in table_problems(schema, place.file.rpartition("/")[0], sharding):
+    for where, error in table_problems(schema, sharding, at.at("sharding")):
         problems.add(where, error)
     database = Database(
         key=DatabaseKey(Namespace(manifest.metadata.namespace), DatabaseName(context.database)),

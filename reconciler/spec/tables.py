@@ -21,8 +21,9 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, TypeAlias, assert_never
 
-from reconciler.model.desired import SchemaFile, Sharding
+from reconciler.model.desired import Place, SchemaFile, Sharding
 from reconciler.model.errors import Position, ReconcilerError
+from reconciler.spec.problems import did_you_mean
 from reconciler.spec.statements import Statement, line_and_column, split
 
 _Node: TypeAlias = dict[str, Any]
@@ -86,30 +87,32 @@ _Effect: TypeAlias = _Made | _Gone | _SchemaGone | _Renamed | _Column
 
 
 def table_problems(
-    files: Iterable[SchemaFile], folder: str, sharding: Sharding
-) -> Iterator[tuple[Position, ReconcilerError]]:
-    """Yield SP119 and SP120, each where the table is made; file names are below ``folder``."""
+    files: Iterable[SchemaFile], sharding: Sharding, place: Place
+) -> Iterator[tuple[Place | Position, ReconcilerError]]:
+    """Yield SP119 where an undeclared table is made, SP120 where a wrong key is declared.
+
+    ``place`` is that of ``sharding`` in its document.
+    """
     keys = {table.name: table.key for table in sharding.tables}
+    folder, slash, _ = place.file.rpartition("/")
     for made, file in _tables_after(files):
-        error: ReconcilerError | None = None
+        at = Position(f"{folder}{slash}{file.name}", *line_and_column(file.text, made.offset))
         if made.table in keys:
             if made.columns is not None and keys[made.table] not in made.columns:
-                error = _no_key(made, keys[made.table])
+                yield place.at("tables", _shown(made.table)), _no_key(made, keys[made.table], at)
         elif made.table not in sharding.reference:
-            error = _undeclared(made, tuple(keys.values()))
-        if error:
-            at = line_and_column(file.text, made.offset)
-            yield Position(f"{folder}/{file.name}" if folder else file.name, *at), error
+            yield at, _undeclared(made, tuple(keys.values()))
 
 
 def _shown(table: str) -> str:
     return table.removeprefix(f"{_DEFAULT_SCHEMA}.")
 
 
-def _no_key(made: _Made, key: str) -> ShardKeyNotThere:
-    problem = f"it is sharded by {key}, and has no such column"
-    there = ", ".join(sorted(made.columns or ())) or "no columns"
-    remedy = f"in sharding.tables name the column that its shard follows from; it has {there}"
+def _no_key(made: _Made, key: str, at: Position) -> ShardKeyNotThere:
+    problem = f"it is sharded by {key}, and {at} makes it without that column"
+    there = sorted(made.columns or ())
+    has = f"it has {', '.join(there)}" if there else "it has no columns"
+    remedy = did_you_mean(key, there) or f"name the column that its shard follows from; {has}"
     return ShardKeyNotThere(f"table {_shown(made.table)}", problem, remedy=remedy)
 
 

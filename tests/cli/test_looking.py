@@ -3,22 +3,34 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from datetime import UTC, datetime, timedelta
 
 import click
 import pytest
 
+from reconciler.cli.applied import Tally
 from reconciler.cli.apply import sum_of
 from reconciler.cli.columns import columns_for
+from reconciler.cli.conditions import conditions_of
 from reconciler.cli.confirm import NotConfirmed, confirm
 from reconciler.cli.errors import tell_error
-from reconciler.cli.get import kind_and_name
+from reconciler.cli.get import Kind, kind_and_name
 from reconciler.cli.looking import NotFound, last_failures, named, noted
 from reconciler.cli.objects import Object, move_object, shard_object
-from reconciler.cli.progress import Failures, Lines, Tally
+from reconciler.cli.progress import Failures, Lines
 from reconciler.cli.readiness import not_serving, of_database, of_shard
 from reconciler.cli.table import table
-from reconciler.engine.events import ApplyEnded, StepDone, StepFailed, StepStarted, StepWaits
+from reconciler.diff.changes import Refusal
+from reconciler.diff.refusals import SchemaFileChanged
+from reconciler.engine.events import (
+    ApplyEnded,
+    ApplyStarted,
+    StepDone,
+    StepFailed,
+    StepStarted,
+    StepWaits,
+)
 from reconciler.engine.journal import Operation, Operations, StepRecord
 from reconciler.engine.problems import PlanFileBroken, StoppedByUser
 from reconciler.engine.saved import decode_saved
@@ -41,7 +53,6 @@ from reconciler.model.observed import (
     ObservedState,
     PatroniView,
     Role,
-    RunningOperation,
     Unseen,
 )
 from reconciler.model.platform import Endpoint, PlatformMember, PlatformShard, Resources
@@ -115,15 +126,57 @@ def test_without_etcd_a_shard_is_unknown_and_has_no_invented_name() -> None:
 def test_a_database_is_as_ready_as_its_worst_shard_and_says_which() -> None:
     sick = shard(view(member(0, "running"), member(1, "starting")))
     both = ObservedDatabase(SHOP, None, None, (shard(WELL), sick))
-    state = of_database(both, None)
+    state = of_database(both)
     assert (state.ready, state.reason) == ("False", "s0: shop-s0-1 is starting")
 
 
-def test_a_database_without_a_map_is_not_ready_and_one_being_applied_is_unknown() -> None:
+def test_a_database_without_a_map_is_not_ready() -> None:
     database = ObservedDatabase(SHOP, None, None, (shard(WELL),))
-    assert of_database(database, None).reason == "no routing map yet"
-    running = RunningOperation("op-1", (SHOP,), "r", (), ("a", "b"), "now")
-    assert of_database(database, running).reason == "op-1 is being applied: 2 steps done"
+    assert of_database(database).reason == "no routing map yet"
+
+
+WAITING = StepRecord(
+    "shop-s0/move/40-80/shop-s2", "move 40-80 from s0 to s2", "MoveKeyRange", "begun", "",
+    waits="catching up, 31 MB behind", waits_since="2026-01-01T10:00:03.000+00:00",
+)  # fmt: skip
+
+
+def conditions(operation: Operation, *refusals: Refusal, gone: bool = False) -> list[str]:
+    """Return type, reason and message of each condition of shop, besides Ready."""
+    database = ObservedDatabase(SHOP, None, None, (shard(WELL),))
+    ready, *rest = conditions_of(database, [operation], refusals, lambda _: gone)
+    assert (ready.type, ready.status, ready.reason) == ("Ready", "False", "NotServing")
+    return [f"{one.type} {one.reason}: {one.message}" for one in rest]
+
+
+def test_an_apply_under_way_is_reconciling_and_says_what_it_waits_for() -> None:
+    running = dataclasses.replace(applied("op-1", "running"), planned=3, steps=(WAITING,))
+    assert conditions(running) == [
+        "Reconciling Applying: op-1, 0 of 3 steps done; move 40-80 from s0 to s2: "
+        "catching up, 31 MB behind, since 10:00:03Z"
+    ]
+    bounded = dataclasses.replace(WAITING, waits_until="2026-01-01T10:03:03.000+00:00")
+    (told,) = conditions(dataclasses.replace(running, steps=(bounded,)))
+    assert told.endswith("since 10:00:03Z, until 10:03:03Z at most")
+
+
+def test_what_does_not_go_on_by_itself_is_stalled_and_says_why() -> None:
+    failed = applied("op-1", "failed", ("shop-s0/startshard", "LP104 home: busy"))
+    assert conditions(failed) == ["Stalled ApplyFailed: op-1 failed: LP104 home: busy"]
+    (killed,) = conditions(applied("op-1", "running"), gone=True)
+    assert killed.startswith("Stalled CutOff: op-1 was killed before its end")
+    assert conditions(applied("op-1", "done")) == []
+    refusal = Refusal(SHOP, SchemaFileChanged, "shard s0", "has applied it", "put it back")
+    assert conditions(applied("op-1", "done"), refusal, refusal) == [
+        "Stalled Refused: PL104 shard s0: has applied it (and 1 more)"
+    ]
+
+
+def test_a_name_without_a_kind_is_a_database() -> None:
+    kind = Kind()
+    assert kind.convert("shop", None, None) == "status/shop"
+    assert kind.convert("team/shop", None, None) == "status/team/shop"
+    assert kind.convert("DB/shop", None, None) == "db/shop"
 
 
 def test_a_shard_stopped_on_purpose_is_not_waited_for() -> None:
@@ -174,6 +227,28 @@ def test_a_step_that_its_user_stopped_has_not_failed(capsys: pytest.CaptureFixtu
     assert "AP109" not in told
     ended = ApplyEnded(now, ("x",), (first.id, second.id), ("y", "z"), True)
     assert sum_of(ended, tally.stopped) == "1 step done, 1 failed, 1 stopped, 2 not begun"
+
+
+def test_an_apply_as_json_has_its_operation_and_how_each_step_ended() -> None:
+    plan = cases.split().plan
+    first, second, third = plan.steps[:3]
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    tally = Tally(lambda _: None)
+    assert json.loads(tally.as_json(b"{}"))["operation"] is None
+    for event in (
+        ApplyStarted(now, plan, "op-1"), StepStarted(now, first), StepWaits(now, first, "x"),
+        StepDone(now, first, 2.0), StepFailed(now, second, cases.CannotShrink("s0", "it cannot")),
+        ApplyEnded(now, (first.id,), (second.id,), (third.id,), False),
+    ):  # fmt: skip
+        tally(event)
+    told = json.loads(tally.as_json(b'{"id": "plan-1"}'))
+    assert told["plan"] == {"id": "plan-1"}
+    assert (told["operation"]["id"], told["operation"]["result"]) == ("op-1", "failed")
+    steps = told["operation"]["steps"]
+    assert [(step["id"], step["state"]) for step in steps] == [
+        (first.id, "done"), (second.id, "failed"), (third.id, "notBegun"),
+    ]  # fmt: skip
+    assert steps[1]["error"]["code"] == "TE901"
 
 
 def test_a_move_is_listed_with_its_stage_its_window_and_its_last_pause() -> None:

@@ -77,7 +77,14 @@ def test_a_saved_plan_is_private_applied_once_and_refused_when_stale(platform: C
     stale = platform("apply", "plan.json", "--yes", "--detailed-exitcode")
     assert stale.code == 6
     assert "AP104" in stale.told()
-    assert platform("apply", "-f", "specs", "--yes").code == 0
+    back = platform("apply", "-f", "specs", "--yes", "-o", "json")
+    assert back.code == 0
+    operation = back.json["operation"]
+    assert operation["result"] == "done"
+    assert {step["state"] for step in operation["steps"]} == {"done"}
+    assert [s["id"] for s in operation["steps"]] == [s["id"] for s in back.json["plan"]["steps"]]
+    assert operation["id"] == platform("history", "-o", "json").json[0]["name"]
+    assert platform("apply", "-f", "specs", "--yes", "-o", "json").json["operation"] is None
 
 
 POLICY = """\
@@ -165,6 +172,13 @@ def test_lists_are_chosen_by_namespace_label_and_name(platform: Caller) -> None:
     assert "no databases in namespace other" in platform("get", "db", "-n", "other").err
     assert "shop" in platform("get", "db", "-l", "team=checkout", "-f", "specs").out
     assert platform("get", "db", "-l", "team!=checkout", "-f", "specs").out == ""
+    assert platform("get", "shop").out == "shop   Ready=True\n"
+    (shop,) = platform("get", "shop", "-o", "json").json["items"]
+    assert [(c["type"], c["status"]) for c in shop["conditions"]] == [("Ready", "True")]
+    ended = platform("get", "shopp")
+    assert ended.code == 1
+    assert "it is no kind, and no database" in ended.told()
+    assert "did you mean shop?; the kinds are databases" in ended.err
     ended = platform("get", "db", "shopp")
     assert ended.code == 1
     assert "CL005" in ended.told()

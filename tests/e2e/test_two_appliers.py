@@ -186,6 +186,9 @@ def test_an_applier_stopped_beyond_its_lease_ends_without_a_further_write(scene:
             while "waits" not in process.stderr.readline():
                 assert process.poll() is None
             process.send_signal(signal.SIGSTOP)
+            told = scene.call("get", "paused").told()
+            assert "Reconciling=True" in told
+            assert ", since " in told  # what it waits for
             wait_for(lambda: not store.read(APPLIER) or None, "the lease to run out")
             scene.applied()
             done = (scene.state("paused"), store.read("/shardwright/v1/"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from reconciler.model.desired import KeyType, SchemaFile, ShardedTable, Sharding
+from reconciler.model.desired import KeyType, Place, SchemaFile, ShardedTable, Sharding
 from reconciler.spec.tables import table_problems
 from tests.spec.texts import GOOD, problems
 
@@ -19,8 +19,8 @@ def found(*texts: str) -> list[str]:
     """Return code, place and table of each problem of some files, 1.sql, 2.sql…"""
     files = [SchemaFile(f"{i}.sql", "", text) for i, text in enumerate(texts, 1)]
     return [
-        f"{error.code} {where} {error.subject}"
-        for where, error in table_problems(files, "", SHARDING)
+        f"{error.code} {where.file if isinstance(where, Place) else where} {error.subject}"
+        for where, error in table_problems(files, SHARDING, Place("a.yaml"))
     ]
 
 
@@ -34,10 +34,11 @@ def test_the_user_is_told_where_and_what_to_write() -> None:
     (told,) = problems(spec, s__1=b"create table audit (id int, customer_id bigint)")
     assert "tables: {audit: customer_id}" in told
     assert problems(spec, s__1=b"create table orders (customer bigint, id int)") == [
-        "SP120 s/1.sql:1:14  table orders: it is sharded by customer_id, and has no such column\n"
-        "      try: in sharding.tables name the column that its shard follows from; it has "
-        "customer, id"
+        "SP120 a.yaml:13:14  table orders: it is sharded by customer_id, and s/1.sql:1:14 makes it "
+        'without that column\n      try: did you mean "customer"?'
     ]
+    (told,) = problems(spec, s__1=b"create table orders (b int, a int)")
+    assert "name the column that its shard follows from; it has a, b" in told
 
 
 @pytest.mark.parametrize(
@@ -115,7 +116,7 @@ def test_what_is_declared_or_no_table_of_its_own_is_left_alone(text: str) -> Non
 def test_a_shard_key_that_is_no_column_is_found_where_columns_are_told(
     text: str, is_there: bool
 ) -> None:
-    assert found(text) == ([] if is_there else ["SP120 1.sql:1:14 table orders"])
+    assert found(text) == ([] if is_there else ["SP120 a.yaml table orders"])
 
 
 def test_files_are_read_in_order_and_a_search_path_ends_with_its_file() -> None:
