@@ -21,11 +21,12 @@ from pathlib import Path
 
 from reconciler import settings, spec
 from reconciler.edges.local import lifecycle
+from reconciler.edges.local.platform import LocalPlatform
 from reconciler.engine.loop import World, act, look
-from reconciler.engine.observe import observe
+from reconciler.engine.observe import login_of, observe, primary_of
 from reconciler.engine.saved import SourceRequest
 from reconciler.wiring import fetch, open_world
-from tests.local_home import fresh_home, wait_for
+from tests.local_home import connect, fresh_home, wait_for
 
 RUNS = 15
 SPECS = Path(__file__).parents[2] / "specs/shop"
@@ -77,6 +78,17 @@ def measure_fetch(home: Path, documents: int) -> SourceRequest:
     return request
 
 
+def select_one(world: World) -> None:
+    """Ask every primary one after another, each on a connection of its own."""
+    platform = world.eyes.platform
+    assert isinstance(platform, LocalPlatform)
+    for shard in platform.observe():
+        primary = primary_of(shard, world.eyes.patroni.view(login_of(platform, shard)))
+        assert primary is not None
+        with connect(platform, shard.key, primary) as session:
+            session.execute("select 1")
+
+
 def measure_plan(request: SourceRequest) -> None:
     with fresh_home() as root:
         lifecycle.up(root)
@@ -97,6 +109,8 @@ def measure_plan(request: SourceRequest) -> None:
         shards = len(here.eyes.platform.observe())
         print(f"the demo: {shards} shards of 2 members, real servers, nothing to do")
         seen = measured("  observe all shards", lambda: observe(here.eyes, keys))
+        floor = measured("  connect + select 1, all shards (yardstick)", lambda: select_one(here))
+        print(f"{'  connect + select 1, a shard (yardstick)':58} {floor / shards:8.1f}")
         print(f"{'  observe, a shard':58} {seen / shards:8.1f} {'':8} {'50':>7}")
         measured("  observe, plan and check", lambda: look(here, loaded))
         measured("  no-change fetch, read, observe, plan and check", plan, "300")

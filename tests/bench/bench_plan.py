@@ -98,6 +98,8 @@ class Measure:
     deepcopy_s: float
     steps: int
     peak_mib: int
+    state_mib: int
+    """The peak before planning: Python, the policies and the observed state."""
 
 
 def policies() -> PolicySet:
@@ -132,6 +134,7 @@ def plan_once(world: World, rules: PolicySet) -> tuple[dict[str, float], Outlook
 
 def measure(case: str, shards: int) -> Measure:
     world, rules = CASES[case](shards), policies()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     best: dict[str, float] = {}
     steps = 0
     for _ in range(1 + RUNS):  # the first one warms up, and is never the best
@@ -148,6 +151,7 @@ def measure(case: str, shards: int) -> Measure:
         taken(lambda: copy.deepcopy(state)),
         steps,
         peak,
+        before,
     )
 
 
@@ -174,8 +178,8 @@ def main(arguments: list[str]) -> None:
         return
     sizes = [int(a) for a in arguments] or list(TARGETS)
     print(
-        f"{'plan':32} {'shards':>7} {'steps':>7} {'seconds':>8} {'MiB':>5} {'deepcopy':>9}"
-        f" {'repr':>6}  parts"
+        f"{'plan':32} {'shards':>7} {'steps':>7} {'seconds':>8} {'MiB':>5} {'state':>6}"
+        f" {'deepcopy':>9} {'repr':>6}  parts"
     )
     for case in CASES:
         found = {size: measured_apart(case, size) for size in sizes}
@@ -183,6 +187,7 @@ def main(arguments: list[str]) -> None:
             parts = ", ".join(f"{name} {seconds:.2f}" for name, seconds in it.parts_s.items())
             print(
                 f"{case:32} {size:7} {it.steps:7} {it.total_s:8.2f} {it.peak_mib:5}"
+                f" {it.state_mib:6}"
                 f" {it.total_s / it.deepcopy_s:8.2f}x {it.total_s / it.repr_s:5.2f}x  {parts}",
                 flush=True,
             )

@@ -34,9 +34,10 @@ def _plans() -> list[Figure]:
         line = _PLAN.format("nothing to do", shards)
         found += [
             Figure("plan", f"plan of {shards:,} shards, nothing to do", "s", line + _NUMBER,
-                   seconds, "of deepcopy of the state", line + r"\s+[\d.]+\s+\d+\s+([\d.]+)x"),
+                   seconds, "of deepcopy of the state",
+                   line + r"\s+[\d.]+\s+\d+\s+\d+\s+([\d.]+)x"),
             Figure("plan", f"its memory, {shards:,} shards", "MiB", line + r"\s+[\d.]+\s+(\d+)",
-                   mib),
+                   mib, "before planning", line + r"\s+[\d.]+\s+\d+\s+(\d+)"),
         ]  # fmt: skip
     for case in ("nothing to do", "restart and schema file on all", "every shard is split"):
         growth = rf"^{case}\s+time per shard.*: ([\d.]+)"
@@ -47,9 +48,13 @@ def _plans() -> list[Figure]:
 FIGURES: tuple[Figure, ...] = (
     Figure("validate", "validate 1,000 documents", "ms", r"validate \(read.*\)\s+(\d+) ms", 1000,
            "yaml.CSafeLoader alone", r"CSafeLoader alone\s+(\d+) ms"),
-    Figure("validate", "its memory", "MiB", r"validate \(read.*\)\s+\d+ ms\s+(\d+) MiB", 150),
+    Figure("validate", "its memory", "MiB", r"validate \(read.*\)\s+\d+ ms\s+(\d+) MiB", 150,
+           "yaml.CSafeLoader alone", r"CSafeLoader alone\s+\d+ ms\s+(\d+) MiB"),
     *_plans(),
-    Figure("policy", "1,000 rules × 1,000 shards, in all", "s", r"all together ([\d.]+) s", 2.0),
+    Figure("policy", "1,000 rules × 1,000 shards, in all", "s", r"all together ([\d.]+) s", 2.0,
+           "plain Python", r"plain Python, in all ([\d.]+) s"),
+    Figure("policy", "its memory", "MiB", r"of 2 s; (\d+) MiB", None,
+           "facts and one rule", r"with the facts and one rule (\d+) MiB"),
     Figure("policy", "the check alone", "ms", r"^check .* shards\s+([\d.]+) ms", None,
            "plain Python", r"same in plain Python\s+([\d.]+) ms"),
     Figure("cli", "shardwright --help", "ms", r"^shardwright --help.*\s([\d.]+) ms", 150,
@@ -63,8 +68,9 @@ FIGURES: tuple[Figure, ...] = (
            r"read, observe, plan and check\s+([\d.]+)", 300, "git ls-remote",
            r"(?s)^1 documents.*?ls-remote \(yardstick\)\s+([\d.]+)"),
     Figure("fetch", "shardwright plan of the demo", "ms", r"shardwright plan --git\s+([\d.]+)",
-           1000),
-    Figure("fetch", "observing, a shard", "ms", r"observe, a shard\s+([\d.]+)", 50),
+           1000, "the same in a warm process", r"read, observe, plan and check\s+([\d.]+)"),
+    Figure("fetch", "observing, a shard", "ms", r"observe, a shard\s+([\d.]+)", 50,
+           "connect + select 1", r"select 1, a shard \(yardstick\)\s+([\d.]+)"),
     Figure("observe", "catalog of 20 guarded tables", "ms",
            r"catalog: 20 guarded[^\n]*?columns\s+[\d.]+\s+([\d.]+)", None, "connect + select 1",
            r"connect \+ select 1[^\n]*?\)\s+[\d.]+\s+([\d.]+)"),
@@ -73,6 +79,15 @@ FIGURES: tuple[Figure, ...] = (
                rf"^{name}\s+[\d.]+\s+[\d.]+\s+([\d.]+)")
         for name in ("kill -9 of a whole primary", "planned switchover", "kill -9, supervisor too")
     ),
+    *(
+        Figure("failover", f"writes lost: {name}", "", rf"^{name}.*\s(\d+) of \d+", 1, "written",
+               rf"^{name}.*\s\d+ of (\d+)")
+        for name in ("kill -9 of a whole primary", "planned switchover", "kill -9, supervisor too")
+    ),
+    Figure("commands", "make demo", "s", r"make demo  (\d+) s", 180,
+           "its first provisioning", r"of which provisioning (\d+) s"),
+    Figure("commands", "make test", "s", r"make test  (\d+) s", 720,
+           "one test after another", r"one after another (\d+) s"),
     Figure("sdk", "client, one statement", "µs", r"sdk: shards.execute\s+([\d.]+)", None,
            "plain psycopg", r"plain psycopg, one connection\s+([\d.]+)"),
 )  # fmt: skip
