@@ -122,10 +122,10 @@ def _look(world: World, choice: Choice, output: str) -> tuple[Seen, str]:
     from reconciler.cli.looking import NotFound, look_around
 
     seen = look_around(world, choice.kind, choice.desired)
-    if output in ("text", "wide", "status") and _unknown(choice, seen):
-        return seen, ""
     try:
         items = choice.of(seen)
+        if output in ("text", "wide", "status") and _unknown(choice, seen):
+            return seen, ""
     except NotFound as error:
         if output != "status":
             raise

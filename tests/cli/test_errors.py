@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import stat
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -110,6 +112,28 @@ def test_a_cache_of_repositories_that_cannot_be_written_is_named(call: Caller) -
     ended = call("validate", "--git", "repo", XDG_CACHE_HOME="/proc/nowhere")
     assert ended.told().startswith("SO110 ")
     assert "XDG_CACHE_HOME" in ended.err
+
+
+def test_the_doctor_says_of_a_home_that_it_may_not_look_into_that_it_cannot_be_used(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "closed" / "home").mkdir(parents=True)
+    (tmp_path / "closed").chmod(0)
+    # Root may look everywhere, so it asks from a user namespace in which it is nobody special.
+    plain = ["unshare", "--user", "--map-user=1000", "--map-group=1000"]
+    ask = (
+        "import sys; from pathlib import Path; from reconciler.cli import checks\n"
+        "for check in (*checks._home(Path(sys.argv[1])), *checks._room(Path(sys.argv[1]))):"
+        " print(check.state, check.fact)"
+    )
+    told = subprocess.run(
+        [*(plain if os.geteuid() == 0 else []), sys.executable, "-c", ask,
+         str(tmp_path / "closed" / "home")],
+        capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    (tmp_path / "closed").chmod(0o700)
+    assert told.splitlines()[0] == f"fail {tmp_path / 'closed'} cannot be written"
+    assert "free for" in told.splitlines()[1]
 
 
 def test_a_saved_plan_that_is_none_is_refused(call: Caller) -> None:

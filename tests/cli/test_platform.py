@@ -298,6 +298,24 @@ def test_the_platform_is_shown_and_the_doctor_is_content(platform: Caller) -> No
     assert {c["name"] for c in doctor.json["checks"]} >= {"python", "postgresql", "etcd", "disk"}
 
 
+def test_a_lost_certificate_is_told_and_is_no_bug(platform: Caller) -> None:
+    certificate = platform.home / "tls" / "client.pem"
+    kept = certificate.read_bytes()
+    certificate.unlink()
+    try:
+        doctor = platform("doctor", "-o", "json")
+        (etcd,) = [c for c in doctor.json["checks"] if c["name"] == "home's etcd"]
+        assert etcd["state"] == "fail"
+        assert "certificates cannot be used" in etcd["fact"]
+        for words in (("get", "db"), ("plan", "-f", "specs")):
+            told = platform(*words).told()
+            assert "unseen: etcd" in told
+            assert "CL999" not in told
+    finally:
+        certificate.write_bytes(kept)
+        certificate.chmod(0o600)
+
+
 def test_destroying_needs_a_confirmation(platform: Caller) -> None:
     ended = platform("platform", "destroy")
     assert "CL002" in ended.told()
