@@ -176,7 +176,10 @@ def _settled_shard(wanted: Database, shard: Shard, table_bytes: int) -> Observed
         for n, w in zip(names[1:], where[1:], strict=True)
     )
     patroni = PatroniView(
-        names[0], (primary, *standbys), effective_parameters(wanted.parameters), shard.synchronous
+        names[0],
+        (primary, *standbys),
+        effective_parameters(wanted.parameters, wanted.version),
+        shard.synchronous,
     )
     column_type = {KeyType.INT: "integer"}.get(
         wanted.sharding.key_type, wanted.sharding.key_type.value

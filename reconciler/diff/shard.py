@@ -168,7 +168,8 @@ def _members(pair: Pair, patroni: PatroniView) -> Iterator[Finding]:
 
 
 def _parameters(pair: Pair, patroni: PatroniView) -> Iterator[Finding]:
-    wanted, seen = dict(effective_parameters(pair.database.parameters)), dict(patroni.parameters)
+    wanted = dict(effective_parameters(pair.database.parameters, pair.database.version))
+    seen = dict(patroni.parameters)
     changed = tuple(
         (name, seen.get(name), wanted.get(name))
         for name in sorted(wanted.keys() | seen.keys())
@@ -234,7 +235,7 @@ def _catalog(pair: Pair, catalog: Catalog) -> Iterator[Finding]:
 
 def _overrides(pair: Pair, catalog: Catalog) -> Iterator[Finding]:
     by_hand = dict(catalog.overrides)
-    for name, wanted in effective_parameters(pair.database.parameters):
+    for name, wanted in effective_parameters(pair.database.parameters, pair.database.version):
         value = by_hand.get(name.lower(), wanted)
         if value != wanted:
             yield Remark(

@@ -154,7 +154,11 @@ class LogicalMover:
 
     def verify(self, move: Move, source: Seat, target: Seat, token: FencingToken) -> Comparison:
         """Compare all rows exactly, and note that they were equal. Raises NotReady."""
-        return replication_verify.verify(self._ends(move, source, target, token))
+        ends = self._ends(move, source, target, token)
+        found = replication_verify.verify(ends)
+        if not found.equal:
+            replication_copy.refuse_after_failover(ends)
+        return found
 
     def arm(self, move: Move, source: Seat, target: Seat, token: FencingToken) -> None:
         """Make the way back ready: a publication and a slot at the target. Raises SlotBlocked."""

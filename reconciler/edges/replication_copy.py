@@ -21,6 +21,7 @@ from psycopg import sql
 from reconciler.edges.postgres_session import meaning, session, superuser_options
 from reconciler.edges.replication_ends import (
     Ends,
+    NotReady,
     check_fence,
     one_text,
     open_session,
@@ -30,7 +31,7 @@ from reconciler.edges.replication_ends import (
     timeline,
 )
 from reconciler.edges.replication_indexes import rebuild, take_away
-from reconciler.edges.replication_streams import drop_forward, slot_blocked, slot_is_whole
+from reconciler.edges.replication_streams import drop_forward, is_kept, slot_blocked, slot_is_whole
 from reconciler.edges.replication_tables import Heap, MovedTable, all_tables
 from reconciler.edges.replication_throttle import Throttle
 from reconciler.model.desired import CopyDriver
@@ -98,15 +99,15 @@ def copy_rows(
     chunks = sorted(_chunks(ends, tables), key=lambda chunk: -chunk.weight)
     ends.check_room(sum(chunk.weight for chunk in chunks))
     slot = ends.new_slot()
-    with _made_slot(ends, slot) as (lsn, snapshot):
+    with _made_slot(ends, slot) as (lsn, snapshot, begun_on):
         tally = _copy_all(ends, chunks, snapshot, tell, stopping)
     with open_session(ends.target) as connection, connection.transaction():
         # Synchronous, so that the chunks' asynchronous commits before it are durable as well.
         check_fence(connection, ends.token)
         connection.execute(
-            "UPDATE shardwright.moved SET slot = %s, lsn = %s::pg_lsn, timeline = %s"
-            " WHERE move_id = %s",
-            [slot, lsn, timeline(connection), ends.move.id],
+            "UPDATE shardwright.moved SET slot = %s, lsn = %s::pg_lsn, timeline = %s,"
+            " source_timeline = %s WHERE move_id = %s",
+            [slot, lsn, timeline(connection), begun_on, ends.move.id],
         )
     tell(CopyProgress(tally.total, tally.total, tally.rows))
 
@@ -120,6 +121,26 @@ def is_whole(ends: Ends) -> bool:
         return False
     with open_session(ends.source) as connection:
         return slot_is_whole(connection, slot)
+
+
+def refuse_after_failover(ends: Ends) -> None:
+    """Give the copy up, and raise NotReady, if the source failed over since it began.
+
+    A standby that was promoted with the slot may lack what the target had got from the former
+    primary; the stream then goes on behind it, and leaves out what is written in between.
+    """
+    query = "SELECT source_timeline FROM shardwright.moved WHERE move_id = %s"
+    with open_session(ends.source) as here, open_session(ends.target) as there:
+        if one_text(there, query, ends.move.id) in ("", timeline(here)):
+            return
+        with there.transaction():
+            check_fence(there, ends.token)
+            there.execute(
+                "UPDATE shardwright.moved SET slot = '', timeline = '' WHERE move_id = %s",
+                [ends.move.id],
+            )
+    problem = "rows differ since the source failed over, so the copy starts over"
+    raise NotReady(f"move {ends.move.id}", problem)
 
 
 def start_over(ends: Ends) -> tuple[MovedTable, ...]:
@@ -170,8 +191,8 @@ def _delete_rows(
 
 
 @contextmanager
-def _made_slot(ends: Ends, slot: str) -> Iterator[tuple[str, str]]:
-    """Make the slot; yield its consistent LSN and its snapshot, which lives as long as we hold it.
+def _made_slot(ends: Ends, slot: str) -> Iterator[tuple[str, str, str]]:
+    """Make the slot; yield its LSN, its snapshot, which lives as long as we hold it, the timeline.
 
     statement_timeout does not bound a replication command; what it waits for are locks on
     transactions, so lock_timeout does.
@@ -184,13 +205,16 @@ def _made_slot(ends: Ends, slot: str) -> Iterator[tuple[str, str]]:
     with session(ends.source, options, replication=True) as keeper:
         with open_session(ends.source) as connection:
             connection.execute("SELECT shardwright.check_fence(%s)", [ends.token])
-        command = f'CREATE_REPLICATION_SLOT "{slot}" LOGICAL pgoutput EXPORT_SNAPSHOT'
+            begun_on = timeline(connection)
+            kept = is_kept(connection, slot, ends)
+        how = "(SNAPSHOT 'export', FAILOVER true)" if kept else "EXPORT_SNAPSHOT"
+        command = f'CREATE_REPLICATION_SLOT "{slot}" LOGICAL pgoutput {how}'
         try:
             row = keeper.execute(sql.SQL(command)).fetchone()
         except (pg.LockNotAvailable, pg.QueryCanceled):
             raise slot_blocked(ends.source) from None
         assert row is not None  # noqa: S101  the command answers with one row
-        yield str(row[1]), str(row[2])
+        yield str(row[1]), str(row[2]), begun_on
 
 
 def _copy_all(

@@ -209,6 +209,12 @@ def install(at: Server, token: FencingToken) -> None:
         connection.execute(_INSTALL)
 
 
+def address(publisher: Server) -> str:
+    """Return how a subscription's conninfo begins; another one after a failover."""
+    at = publisher.primary
+    return f"{make_conninfo('', host=at.host, port=at.postgres_port)} "
+
+
 def conninfo(publisher: Server, name: str) -> str:
     """Return how a subscription reaches its publisher. Holds the password: see ``_SILENT``.
 

@@ -17,6 +17,7 @@ from reconciler.edges.postgres_session import Target as Server
 from reconciler.edges.replication_ends import (
     Ends,
     NotReady,
+    address,
     check_fence,
     conninfo,
     one_text,
@@ -29,11 +30,13 @@ from reconciler.edges.replication_tables import MovedTable, all_tables, sharded_
 from reconciler.model.errors import ReconcilerError
 from reconciler.model.names import FencingToken
 
+KEPT_SINCE = 170_000
+"""From this version on a standby keeps a copy of a slot that asks for it."""
 DROP_ATTEMPTS_MAX = 50
 DROP_PAUSE_S = 0.1
 _SUBSCRIPTION = """
-SELECT subenabled FROM pg_subscription
- WHERE subdbid = (SELECT oid FROM pg_database WHERE datname = current_database())
+SELECT {} FROM pg_subscription
+ WHERE subdbid = (SELECT oid FROM pg_database WHERE datname = current_database()) AND subname = %s
 """
 _WRITERS = """
 SELECT format('%s transaction %s of %s%s, for %s s', coalesce(nullif(application_name, ''), 'a'),
@@ -145,7 +148,8 @@ def make_slot(publisher: Server, slot: str, ends: Ends) -> None:
     """Make a slot whose snapshot nobody asks for. Raises SlotBlocked."""
     wait_ms = ends.limits.slot_wait_ms
     with open_session(publisher, statement_timeout=str(wait_ms)) as connection:
-        make = "SELECT pg_create_logical_replication_slot(%s, 'pgoutput')"
+        kept = ", failover => true" if is_kept(connection, slot, ends) else ""
+        make = f"SELECT pg_create_logical_replication_slot(%s, 'pgoutput'{kept})"
         try:
             take_over(connection, ends.token)
             with connection.transaction():
@@ -154,6 +158,11 @@ def make_slot(publisher: Server, slot: str, ends: Ends) -> None:
                 connection.execute(make, [slot])
         except (pg.QueryCanceled, pg.LockNotAvailable):
             raise slot_blocked(publisher) from None
+
+
+def is_kept(publisher: psycopg.Connection, name: str, ends: Ends) -> bool:
+    """Tell whether standbys shall keep this slot: only the forward way is compared afterwards."""
+    return publisher.info.server_version >= KEPT_SINCE and name.startswith(ends.forward)
 
 
 def slot_blocked(publisher: Server) -> SlotBlocked:
@@ -170,7 +179,7 @@ def slot_blocked(publisher: Server) -> SlotBlocked:
 def subscribe(subscriber: Server, publisher: Server, name: str, slot: str, ends: Ends) -> None:
     """Let one side follow a slot of the other that is there already. Raises NotReady."""
     if is_subscribed(subscriber, name):
-        follow_again(subscriber, name, slot, ends.token)
+        follow_again(subscriber, publisher, name, slot, ends.token)
     else:
         create_subscription(subscriber, publisher, name, slot, ends)
 
@@ -183,6 +192,7 @@ def create_subscription(
         if not slot_is_whole(connection, slot):
             raise NotReady(publisher.subject, f"slot {slot} is not there, or has lost WAL")
         version = connection.info.server_version
+        kept = is_kept(connection, slot, ends)
         portable = all(t.portable for t in sharded_tables(connection, ends.move))
     with silent_session(subscriber) as connection, connection.transaction():
         check_fence(connection, ends.token)
@@ -198,36 +208,40 @@ def create_subscription(
             sql.Literal(slot),
             sql.SQL("on" if portable and mine // 10_000 == version // 10_000 else "off"),
             # On 15 there is no origin; the order in ``reverse`` keeps rows from going round.
-            sql.SQL(", origin = none" if min(mine, version) >= 160_000 else ""),
+            sql.SQL(
+                (", origin = none" if min(mine, version) >= 160_000 else "")
+                + (", failover = true" if kept and mine >= KEPT_SINCE else "")
+            ),
         )
 
 
-def follow_again(subscriber: Server, name: str, slot: str, token: FencingToken) -> None:
-    """Go on with a subscription that was stopped half-way to its removal.
+def follow_again(
+    subscriber: Server, publisher: Server, name: str, slot: str, token: FencingToken
+) -> None:
+    """Go on with a subscription that was stopped half-way, or whose publisher failed over.
 
     It knows what it has applied; a new one would begin at the slot's confirmed position, which is
     behind that, and meet its own rows.
     """
-    with open_session(subscriber) as connection, connection.transaction():
+    subscription = sql.Identifier(name)
+    query = _SUBSCRIPTION.format("subenabled, strpos(subconninfo, %s) > 0")
+    with silent_session(subscriber) as connection, connection.transaction():
         check_fence(connection, token)
-        row = connection.execute(f"{_SUBSCRIPTION} AND subname = %s", [name]).fetchone()
-        if row is not None and not row[0]:
-            subscription = sql.Identifier(name)
-            run(
-                connection,
-                "ALTER SUBSCRIPTION {} SET (slot_name = {})",
-                subscription,
-                sql.Literal(slot),
-            )
+        row = connection.execute(query, [address(publisher), name]).fetchone()
+        enabled, points_there = row or (True, True)
+        if not points_there:
+            there = sql.Literal(conninfo(publisher, name))
+            run(connection, "ALTER SUBSCRIPTION {} CONNECTION {}", subscription, there)
+        if not enabled:
+            wanted = sql.Literal(slot)
+            run(connection, "ALTER SUBSCRIPTION {} SET (slot_name = {})", subscription, wanted)
             run(connection, "ALTER SUBSCRIPTION {} ENABLE", subscription)
 
 
 def is_subscribed(subscriber: Server, name: str) -> bool:
     """Tell whether a subscription of this name is in this database."""
     with open_session(subscriber) as connection:
-        return (
-            connection.execute(f"{_SUBSCRIPTION} AND subname = %s", [name]).fetchone() is not None
-        )
+        return connection.execute(_SUBSCRIPTION.format("1"), [name]).fetchone() is not None
 
 
 def stop_following(subscriber: Server, name: str, token: FencingToken) -> None:

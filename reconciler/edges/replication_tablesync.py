@@ -139,12 +139,14 @@ def _begin(ends: Ends) -> str:
             side, ends
         )  # they are published, so they would be copied, and meet their like
     slot = ends.new_slot()
+    with open_session(ends.source) as connection:
+        begun_on = timeline(connection)
     make_slot(ends.source, slot, ends)
     with open_session(ends.target) as connection, connection.transaction():
         check_fence(connection, ends.token)
         connection.execute(
-            "UPDATE shardwright.moved SET timeline = %s WHERE move_id = %s",
-            [timeline(connection), ends.move.id],
+            "UPDATE shardwright.moved SET timeline = %s, source_timeline = %s WHERE move_id = %s",
+            [timeline(connection), begun_on, ends.move.id],
         )
     create_subscription(ends.target, ends.source, ends.forward, slot, ends, syncs=True)
     return slot
@@ -175,7 +177,7 @@ def _enable(ends: Ends, slot: str) -> None:
             " ON CONFLICT (move_id) DO UPDATE SET syncs = excluded.syncs",
             [ends.move.id, pattern],
         )
-    follow_again(ends.target, ends.forward, slot, ends.token)
+    follow_again(ends.target, ends.source, ends.forward, slot, ends.token)
 
 
 def _await_all(

@@ -11,7 +11,7 @@ from psycopg import sql
 
 from reconciler.edges.bounded_connection import set_statement_timeout
 from reconciler.edges.postgres_session import Target as Server
-from reconciler.edges.replication_ends import Ends, open_session, timeline
+from reconciler.edges.replication_ends import Ends, address, open_session, timeline
 from reconciler.edges.replication_guards import accepting, read_guards, refusing
 from reconciler.edges.replication_holds import missing, refused_below, standing
 from reconciler.edges.replication_ready import LAG
@@ -27,6 +27,10 @@ MIB = 1 << 20
 SAFE_WAL_BYTES = 16 * MIB
 """A slot that may keep less than this is given up; one that keeps less fills no disk."""
 
+_POINTS = """
+(strpos(subconninfo, CASE subname WHEN %(forward)s THEN %(source)s ELSE %(target)s END) > 0)
+"""
+"""That a subscription leads to the publisher's primary of now."""
 _LOOK = f"""
 SELECT json_build_object(
   'published', (SELECT json_agg(pubname) FROM pg_publication
@@ -37,11 +41,11 @@ SELECT json_build_object(
              WHERE s.database = current_database()
                AND (starts_with(s.slot_name, %(forward)s) OR s.slot_name = %(reverse)s)),
   'subscribed', (SELECT json_agg(subname) FROM pg_subscription
-                  WHERE subname IN (%(forward)s, %(reverse)s) AND subenabled
+                  WHERE subname IN (%(forward)s, %(reverse)s) AND subenabled AND {_POINTS}
                     AND subdbid = (SELECT oid FROM pg_database
                                     WHERE datname = current_database())),
   'stopped', (SELECT json_agg(subname) FROM pg_subscription
-               WHERE subname IN (%(forward)s, %(reverse)s) AND NOT subenabled
+               WHERE subname IN (%(forward)s, %(reverse)s) AND NOT (subenabled AND {_POINTS})
                  AND subdbid = (SELECT oid FROM pg_database WHERE datname = current_database())),
   'long', (SELECT json_agg(DISTINCT format('%%s %%s of %%s is in a transaction for %%s s',
                     coalesce(nullif(a.application_name, ''), 'process'), a.pid, a.usename,
@@ -148,6 +152,8 @@ def _read(connection: psycopg.Connection, ends: Ends, *, source: bool) -> _Sight
     values = {
         "forward": ends.forward,
         "reverse": ends.reverse,
+        "source": address(ends.source),
+        "target": address(ends.target),
         "move": move.id,
         "tables": [t.name for t in move.tables],
     }

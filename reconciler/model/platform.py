@@ -128,6 +128,17 @@ RESTART_IN_PLACE_S = 300
 """How long a crashed primary may recover where no synchronous standby could take over."""
 
 
-def effective_parameters(wanted: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
-    """Return the base parameters overlaid with the spec's, sorted by name."""
-    return tuple(sorted((dict(BASE_PARAMETERS) | dict(wanted)).items()))
+SYNCED_SLOTS_SINCE = 17
+SYNCED_SLOTS: tuple[tuple[str, str], ...] = (
+    ("hot_standby_feedback", "on"),
+    ("sync_replication_slots", "on"),
+)
+"""Standbys keep a move's slots as well, so that it goes on after a failover of its source."""
+
+
+def effective_parameters(
+    wanted: tuple[tuple[str, str], ...], version: str
+) -> tuple[tuple[str, str], ...]:
+    """Return the base parameters of a version overlaid with the spec's, sorted by name."""
+    synced = SYNCED_SLOTS if int(version) >= SYNCED_SLOTS_SINCE else ()
+    return tuple(sorted((dict(BASE_PARAMETERS) | dict(synced) | dict(wanted)).items()))

@@ -185,7 +185,7 @@ def _fresh(blueprint: ShardBlueprint, ordinals: tuple[int, ...]) -> ObservedShar
     patroni = PatroniView(
         names[0],
         tuple(_member(name, leads=name == names[0]) for name in names),
-        effective_parameters(blueprint.parameters),
+        effective_parameters(blueprint.parameters, blueprint.version),
         blueprint.synchronous,
     )
     return ObservedShard(

@@ -151,7 +151,7 @@ def configure(change: ChangeParameters, context: Context) -> Iterator[Ranked]:
         change.database,
         Configure(
             change.scope,
-            effective_parameters(database.parameters),
+            effective_parameters(database.parameters, database.version),
             context.shards[change.database, change.shard].synchronous,
         ),
         (),

@@ -28,7 +28,8 @@ class WayBackLost(ReconcilerError):
 
     The way back is a stream of the target's changes. It is gone when its slot is (the target failed
     over, or kept more WAL than it may), when the source failed over while it followed (it may lack
-    changes that it had confirmed), or once the move was being finished.
+    changes that it had confirmed), or once the move was being finished. A new slot would begin
+    behind what was missed: only a copy of all rows closes that, which is what a move back does.
     """
 
     code = "MV102"

@@ -88,6 +88,14 @@ FIGURES: tuple[Figure, ...] = (
            "its first provisioning", r"of which provisioning (\d+) s"),
     Figure("commands", "make test", "s", r"make test  (\d+) s", 720,
            "one test after another", r"one after another (\d+) s"),
+    *(
+        Figure("move", f"move of 5 million rows, verified, as a part of {name}", "x",
+               rf"^move as a part of {name}\s+([\d.]+)", most, "of it, not verified",
+               rf"^move as a part of {name}\s+[\d.]+, without verification ([\d.]+)")
+        for name, most in (("tablesync", 1 / 2), ("pg_restore", 1 / 3.5), ("cp", 3.0))
+    ),
+    Figure("move", "pause of a cut, median", "ms", r"^pause of .*median ([\d.]+)", 25),
+    Figure("move", "pause of a cut, largest", "ms", r"^pause of .*largest ([\d.]+)", 100),
     Figure("sdk", "client, one statement", "µs", r"sdk: shards.execute\s+([\d.]+)", None,
            "plain psycopg", r"plain psycopg, one connection\s+([\d.]+)"),
 )  # fmt: skip

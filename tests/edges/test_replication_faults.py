@@ -69,7 +69,7 @@ def go_on(world: MoveWorld) -> None:
     deadline = time.monotonic() + 120
     while not _went(world):
         if time.monotonic() > deadline:
-            raise AssertionError("it never got through")
+            raise AssertionError(f"it never got through: {world.reasons[-3:]}")
         time.sleep(0.1)
 
 
@@ -78,6 +78,7 @@ def _went(world: MoveWorld) -> bool:
         world.go()
     except ReconcilerError as error:
         if error.transient:
+            world.reasons.append(str(error))
             return False
         raise
     return True

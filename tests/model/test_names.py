@@ -21,6 +21,7 @@ from reconciler.model.names import (
 from reconciler.model.observed import ObservedMember, Role
 from reconciler.model.platform import (
     BASE_PARAMETERS,
+    SYNCED_SLOTS,
     Credential,
     Endpoint,
     effective_parameters,
@@ -56,9 +57,10 @@ def test_a_password_is_never_shown() -> None:
 
 
 def test_what_the_spec_says_stands_over_the_base_parameters() -> None:
-    assert effective_parameters(()) == BASE_PARAMETERS
+    assert effective_parameters((), "16") == BASE_PARAMETERS
+    assert effective_parameters((), "17") == tuple(sorted((*BASE_PARAMETERS, *SYNCED_SLOTS)))
     assert tuple(sorted(BASE_PARAMETERS)) == BASE_PARAMETERS
-    found = dict(effective_parameters((("max_connections", "7"), ("work_mem", "1MB"))))
+    found = dict(effective_parameters((("max_connections", "7"), ("work_mem", "1MB")), "15"))
     assert found == dict(BASE_PARAMETERS) | {"max_connections": "7", "work_mem": "1MB"}
 
 

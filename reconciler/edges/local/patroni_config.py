@@ -125,7 +125,7 @@ def dynamic_config(blueprint: ShardBlueprint) -> dict[str, Any]:
             # A former primary that cannot be rewound is built anew from the new one.
             "remove_data_directory_on_rewind_failure": True,
             "remove_data_directory_on_diverged_timelines": True,
-            "parameters": dict(effective_parameters(blueprint.parameters)),
+            "parameters": dict(effective_parameters(blueprint.parameters, blueprint.version)),
         },
     }
 

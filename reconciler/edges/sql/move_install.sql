@@ -23,6 +23,8 @@ CREATE TABLE IF NOT EXISTS shardwright.moved (
 );
 -- One at its source as well while tablesync copies. syncs: a pattern of the slots that it makes.
 ALTER TABLE shardwright.moved ADD COLUMN IF NOT EXISTS syncs text NOT NULL DEFAULT '';
+-- The source's timeline when the copy began.
+ALTER TABLE shardwright.moved ADD COLUMN IF NOT EXISTS source_timeline text NOT NULL DEFAULT '';
 
 -- What a copy took away to be fast, in the order in which it is built again.
 CREATE TABLE IF NOT EXISTS shardwright.move_ddl (
