@@ -75,6 +75,8 @@ class Settings:
     ``home``: folder of the local platform and of caches.
     ``platform``: what runs the members; ``local`` is the one there is.
     ``parallel``: steps of an apply that run at once (1 to 64).
+    ``moves_parallel``: moves of keys that run at once, over all databases (1 to 64). A shard takes
+    part in one at a time, and the moves of one database go one after another.
     ``observe_parallel``: shards that are asked at once (1 to 256).
     ``answer_s``: how long one question to etcd, Patroni or PostgreSQL may take (0.1 to 60).
     ``start_s``: how long new or restarted members may take until they are healthy (1 to 86400).
@@ -88,6 +90,7 @@ class Settings:
     home: str
     platform: str = "local"
     parallel: int = 4
+    moves_parallel: int = 2
     observe_parallel: int = 16
     answer_s: float = 5.0
     start_s: float = 180.0
@@ -115,6 +118,7 @@ class Settings:
 _ONLY_IN_FILE = ("sources", "etcd", "interval")
 _BOUNDS: dict[str, tuple[float, float]] = {
     "parallel": (1, 64),
+    "moves_parallel": (1, 64),
     "observe_parallel": (1, 256),
     "answer_s": (0.1, 60),
     "start_s": (1, 86_400),
@@ -122,6 +126,7 @@ _BOUNDS: dict[str, tuple[float, float]] = {
 }
 _KINDS: dict[str, Callable[[str], Any]] = {
     "parallel": int,
+    "moves_parallel": int,
     "observe_parallel": int,
     "answer_s": float,
     "start_s": float,

@@ -234,6 +234,24 @@ def _platform(settings: Settings) -> Iterator[Check]:
         yield from _ports(settings, down)
     else:
         yield Check("platform", "ok", f"all {len(seen.parts)} parts run")
+    yield from _orphans(settings)
+
+
+def _orphans(settings: Settings) -> Iterator[Check]:
+    """Say what moves left behind whose record is gone; nothing where nobody can tell."""
+    from reconciler import wiring
+    from reconciler.engine.sweeping import find_orphans
+
+    try:
+        found = find_orphans(wiring.open_world(settings))
+    except ReconcilerError as error:
+        yield Check("moves", "warn", f"{error.code} {error.problem}", error.remedy)
+        return
+    for one in found:
+        fact = f"{one.scope or 'etcd'}: {one.found} is left over: {one.proof}"
+        yield Check("moves", "warn", fact, "shardwright operation sweep")
+    if not found:
+        yield Check("moves", "ok", "nothing is left of moves that have ended")
 
 
 def _ports(settings: Settings, down: list[str]) -> Iterator[Check]:

@@ -63,6 +63,34 @@ for _name, _wish, _text in (
     operation.add_command(_wishing(_name, _wish, _text))  # type: ignore[arg-type]
 
 
+@command("sweep")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.pass_obj
+def sweep(session: Session, *, yes: bool) -> None:
+    """Remove what moves left behind whose record is gone.
+
+    Slots, publications, subscriptions, triggers and notes on the shards, keys in etcd; each with
+    the reason why it is safe. No apply may run meanwhile. Rows are never touched.
+    """
+    from reconciler import wiring
+    from reconciler.cli.confirm import confirm
+    from reconciler.engine.sweeping import find_orphans, sweep_orphans
+
+    world = wiring.open_world(session.settings())
+    found = find_orphans(world)
+    if not found:
+        tell_line("nothing is left of any move that has ended", "dim")
+        return
+    for one in found:
+        write(f"{one.scope or 'etcd'}: {one.found}: {one.proof}")
+    confirm(f"Remove {len(found)} of them?", yes=yes)
+    for one in sweep_orphans(world):
+        write(f"removed {one.scope or 'etcd'}: {one.found}: {one.proof}")
+
+
+operation.add_command(sweep)
+
+
 @command("list")
 @output_option("text", "json")
 @click.pass_obj

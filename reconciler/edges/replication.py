@@ -18,6 +18,7 @@ from reconciler.edges import (
     replication_holds,
     replication_preflight,
     replication_streams,
+    replication_sweep,
     replication_tablesync,
     replication_verify,
     replication_view,
@@ -48,7 +49,9 @@ from reconciler.model.moves import (
     Comparison,
     CopyProgress,
     CutResult,
+    Leftover,
     Move,
+    MoveId,
     MoveView,
     Obstacle,
     Side,
@@ -230,9 +233,13 @@ class LogicalMover:
         """
         return replication_clean.prune(self._ends(move, source, target, token), side, stopping)
 
-    def sweep(self, seat: Seat) -> tuple[str, ...]:
+    def sweep(self, seat: Seat) -> tuple[Leftover, ...]:
         """List every object and note of any move that is on a side."""
-        return replication_clean.sweep(server(seat, self._timeouts))
+        return replication_sweep.leftovers(server(seat, self._timeouts))
+
+    def remove(self, id_: MoveId, seat: Seat, token: FencingToken) -> None:
+        """Take away all that is of a move on one side. Raises NotReady, IndexNotBuilt."""
+        replication_sweep.remove(server(seat, self._timeouts), id_, token, self._limits)
 
     def _ends(self, move: Move, source: Seat, target: Seat, token: FencingToken) -> Ends:
         return Ends(

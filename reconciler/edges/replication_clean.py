@@ -38,26 +38,6 @@ from reconciler.edges.replication_tables import Heap, MovedTable, sharded_tables
 from reconciler.model.errors import ReconcilerError
 from reconciler.model.moves import Side
 
-_LEFT = """
-SELECT 'publication ' || pubname FROM pg_publication WHERE pubname ~ %(ours)s
-UNION ALL SELECT 'slot ' || slot_name FROM pg_replication_slots
-           WHERE slot_name ~ %(ours)s AND database = current_database()
-UNION ALL SELECT 'subscription ' || subname FROM pg_subscription WHERE subname ~ %(ours)s
-             AND subdbid = (SELECT oid FROM pg_database WHERE datname = current_database())
-UNION ALL SELECT 'trigger ' || tgname || ' of ' || tgrelid::regclass FROM pg_trigger
-           WHERE tgparentid = 0 AND tgname ~ %(triggers)s
-ORDER BY 1
-"""
-_NOTES = """
-SELECT 'beats ' || lane FROM shardwright.beat GROUP BY lane
-UNION ALL SELECT 'note ' || move_id FROM shardwright.moved
-UNION ALL SELECT 'slot ' || s.slot_name FROM shardwright.moved m
-            JOIN pg_replication_slots s ON m.syncs <> '' AND s.slot_name ~ m.syncs
-UNION ALL SELECT 'definitions ' || move_id FROM shardwright.move_ddl GROUP BY move_id
-ORDER BY 1
-"""
-_OURS = "shardwright_m[0-9a-f]{8}_"
-
 
 def clean(ends: Ends) -> None:
     """Remove streams and notes of the move from both sides, as far as they answer.
@@ -195,18 +175,9 @@ def _count(connection: psycopg.Connection, ends: Ends, table: MovedTable) -> int
 
 def _forget_prepared(ends: Ends) -> None:
     """The target is as it was: its indexes are back, and nothing of the move is noted."""
-    rebuild(patient(ends.target, ends.limits), ends)
+    target = patient(ends.target, ends.limits)
+    rebuild(target, ends.move.id, ends.limits.workers, ends.token)
     with open_session(ends.target) as connection, connection.transaction():
         check_fence(connection, ends.token)
         if _installed(connection):
             connection.execute("DELETE FROM shardwright.moved WHERE move_id = %s", [ends.move.id])
-
-
-def sweep(at: Server) -> tuple[str, ...]:
-    """List every object and note of any move that is on a side, sorted within each kind."""
-    named = {"ours": f"^{_OURS}", "triggers": f"^~{_OURS}"}
-    with open_session(at) as connection:
-        found = [str(text) for (text,) in connection.execute(_LEFT, named)]
-        if _installed(connection):
-            found += [str(text) for (text,) in connection.execute(_NOTES)]
-    return tuple(found)

@@ -361,7 +361,7 @@ def _format(table: MovedTable) -> sql.SQL:
 def build_indexes(ends: Ends) -> None:
     """Build what the copy took away, gather statistics, and note it."""
     target = patient(ends.target, ends.limits)
-    rebuild(target, ends)
+    rebuild(target, ends.move.id, ends.limits.workers, ends.token)
     with open_session(target) as connection:
         for table in all_tables(connection, ends.move):
             run(connection, "ANALYZE {}", table.identifier)

@@ -16,6 +16,8 @@ from reconciler.edges.postgres_session import Target as Server
 from reconciler.edges.replication_ends import Ends, check_fence, open_session, share_fence
 from reconciler.edges.replication_tables import MovedTable
 from reconciler.model.errors import ReconcilerError
+from reconciler.model.moves import MoveId
+from reconciler.model.names import FencingToken
 
 _ON_OURS = """
   JOIN pg_class c ON c.oid = {owner} JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -112,7 +114,7 @@ def take_away(
                 continue
 
 
-def rebuild(target: Server, ends: Ends) -> None:
+def rebuild(target: Server, id_: MoveId, workers: int, token: FencingToken) -> None:
     """Build what is noted, each with its note's removal: what needs no other side by side.
 
     Raises IndexNotBuilt.
@@ -122,24 +124,26 @@ def rebuild(target: Server, ends: Ends) -> None:
             noted = connection.execute(
                 "SELECT ordinal, kind, definition FROM shardwright.move_ddl"
                 " WHERE move_id = %s AND kind = ANY(%s) ORDER BY ordinal",
-                [ends.move.id, list(kinds)],
+                [id_, list(kinds)],
             ).fetchall()
-        with ThreadPoolExecutor(ends.limits.workers) as pool:
-            for built in [pool.submit(_build, target, ends, *one) for one in noted]:
+        with ThreadPoolExecutor(workers) as pool:
+            for built in [pool.submit(_build, target, id_, token, *one) for one in noted]:
                 built.result()
 
 
-def _build(target: Server, ends: Ends, ordinal: int, kind: str, definition: str) -> None:
+def _build(
+    target: Server, id_: MoveId, token: FencingToken, ordinal: int, kind: str, definition: str
+) -> None:
     # Two of one table wait for each other, for as long as one takes; nobody else is there.
     options = {"maintenance_work_mem": MAINTENANCE_MEMORY, "lock_timeout": "0"}
     with open_session(target, **options) as connection:
         try:
             with connection.transaction():
-                share_fence(connection, target, ends.token)
+                share_fence(connection, target, token)
                 connection.execute(sql.SQL(definition))
                 connection.execute(
                     "DELETE FROM shardwright.move_ddl WHERE move_id = %s AND ordinal = %s",
-                    [ends.move.id, ordinal],
+                    [id_, ordinal],
                 )
         except psycopg.IntegrityError as error:
             raise _not_built(target, kind, definition, error) from None

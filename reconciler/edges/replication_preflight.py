@@ -103,6 +103,7 @@ def _source_only(ends: Ends, seen: dict[str, Any]) -> Iterator[Obstacle]:
         reason = f"{ends.source.name} holds large objects, which are not replicated"
         yield Obstacle("", reason, "store them as bytea, or remove them (vacuumlo)")
     missing = {t.name for t in move.tables} - {t["name"] for t in seen["tables"] or ()}
+    missing |= set(seen["no_reference"] or ()) if not move.target_keys else set()
     for name in sorted(missing):
         yield Obstacle(name, f"it is not at {move.source}", "create it in a schema file")
     yield from (o for table in seen["tables"] or () for o in _table(table))

@@ -264,7 +264,7 @@ def drop_subscription(subscriber: Server, name: str, token: FencingToken) -> Non
 
 def drop_slots(publisher: Server, prefix: str, token: FencingToken) -> None:
     """Drop the slots whose names begin so, and end who follows them. Raises NotReady."""
-    _drop_matching(publisher, f"^{prefix}", token)
+    drop_matching(publisher, f"^{prefix}", token)
 
 
 def slot_is_whole(connection: psycopg.Connection, slot: str) -> bool:
@@ -273,7 +273,8 @@ def slot_is_whole(connection: psycopg.Connection, slot: str) -> bool:
     return one_text(connection, query, slot) not in ("", "lost")
 
 
-def _drop_matching(publisher: Server, pattern: str, token: FencingToken) -> None:
+def drop_matching(publisher: Server, pattern: str, token: FencingToken) -> None:
+    """Drop the slots whose names match a pattern, and end who follows them. Raises NotReady."""
     with open_session(publisher) as connection:
         for _ in range(DROP_ATTEMPTS_MAX):
             names = [name for name, _ in _slots(connection, pattern)]
@@ -319,7 +320,7 @@ def drop_syncs(ends: Ends) -> None:
         pattern = one_text(connection, query, move.id)
         if not pattern:
             return
-    _drop_matching(ends.source, pattern, ends.token)
+    drop_matching(ends.source, pattern, ends.token)
     if is_subscribed(ends.target, ends.forward):
         raise NotReady(ends.target.subject, "its subscription may make such slots again")
     with open_session(ends.source) as connection, connection.transaction():

@@ -13,8 +13,9 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING
 
 from reconciler.engine.events import (
@@ -30,6 +31,7 @@ from reconciler.engine.events import (
 from reconciler.engine.execute import Hands, perform
 from reconciler.engine.foresight import observe_and_diff
 from reconciler.engine.journal import Journal, Operations, read_operations, supersede
+from reconciler.engine.leasing import kept
 from reconciler.engine.observe import login_of, primary_of
 from reconciler.engine.problems import (
     ApplierGone,
@@ -140,32 +142,8 @@ class Applier:
             yield self._tenure.lease
             return
         store, lease_s = self._world.eyes.store, self._world.settings.lease_s
-        lease = self._acquire()
-        over = threading.Event()
-
-        def keep() -> None:
-            while not over.wait(lease_s / 3):
-                try:
-                    store.keep_alive(lease)
-                except FencedOff as error:
-                    self._give_up(error)
-                    return
-                except ReconcilerError:
-                    continue  # etcd is away for a moment; the lease decides, not this answer
-                except Exception as bug:
-                    # Without this thread the lease runs out in the middle of a step.
-                    self._give_up(StepBroken("lease", f"{type(bug).__name__}: {bug}"))
-                    return
-
-        keeper = threading.Thread(target=keep, name="lease", daemon=True)
-        keeper.start()
-        try:
+        with kept(store, self._acquire(), lease_s, self._give_up) as lease:
             yield lease
-        finally:
-            over.set()
-            keeper.join()
-            with suppress(ReconcilerError):  # it runs out by itself
-                store.release(lease)
 
     def _acquire(self) -> Lease:
         """Take the lease; wait for one whose holder is certainly dead to run out."""
@@ -274,7 +252,7 @@ class Applier:
         with ThreadPoolExecutor(self._world.settings.parallel) as pool:
             while True:
                 free = self._world.settings.parallel - len(progress.running)
-                for step in [] if self._stop.is_set() else progress.ready()[:free]:
+                for step in [] if self._stop.is_set() else self._next(progress)[:free]:
                     del progress.open[step.id]
                     if self._begin(step, progress, journal):
                         future = pool.submit(self._perform, hands, step, journal)
@@ -285,6 +263,13 @@ class Applier:
                 for future in ended:
                     self._take(future, progress.running.pop(future), progress, journal)
         progress.left |= progress.open.keys()
+
+    def _next(self, progress: _Progress) -> list[Step]:
+        """Return the steps that may begin now; of moves no more than the settings allow."""
+        running = sum(isinstance(s.action, MoveKeyRange) for s in progress.running.values())
+        moves = [s for s in progress.ready() if isinstance(s.action, MoveKeyRange)]
+        wait = moves[max(self._world.settings.moves_parallel - running, 0) :]
+        return [step for step in progress.ready() if step not in wait]
 
     def _begin(self, step: Step, progress: _Progress, journal: Journal) -> bool:
         """Ask the policies and note the intent; return False when the step must not run."""
@@ -304,9 +289,17 @@ class Applier:
                 kind = PolicyDenies if found.outcome is Outcome.DENY else PolicyHolds
                 raise kind(step.id, f"{found.policy}/{found.rule}: {found.text}")
 
+    def _held(self, step: Step, phase: str) -> str:
+        """Ask the policies before a phase of a step that runs; return why it has to wait."""
+        for found in self._check.at_step(step, self._now(), phase).findings:
+            if found.outcome is not Outcome.WARN:
+                return f"policy {found.policy}/{found.rule}: {found.text}"
+        return ""
+
     def _perform(self, hands: Hands, step: Step, journal: Journal) -> float:
         """Run one step in a worker's thread and return its seconds."""
         start = time.monotonic()
+        hands = replace(hands, held=partial(self._held, step))
         perform(hands, step.action, lambda reason: self._waits(step, reason, journal))
         return time.monotonic() - start
 

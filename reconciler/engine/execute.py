@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TypeVar, assert_never
 
-from reconciler.engine.moves import Crew, begin, drive, wish_for
+from reconciler.engine.moves import Crew, begin, drive, never_held, wish_for
 from reconciler.engine.observe import login_of, primary_of
 from reconciler.engine.ports import Clock, Mover, Patroni, Platform, Postgres, Store
 from reconciler.engine.problems import (
@@ -78,7 +78,10 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True)
 class Hands:
-    """The edges an apply acts through, the lease it acts under, and when to stop."""
+    """The edges an apply acts through, the lease it acts under, and when to stop.
+
+    ``held`` tells why a phase of the step may not begin now, by the policies.
+    """
 
     platform: Platform
     store: Store
@@ -91,6 +94,7 @@ class Hands:
     revision: str
     start_s: float
     stop: threading.Event
+    held: Callable[[str], str] = never_held
 
 
 def perform(hands: Hands, action: Action, wait: Wait) -> None:  # noqa: C901  the dispatch table
@@ -288,6 +292,7 @@ def _crew(hands: Hands, wait: Wait) -> Crew:
         lease=hands.lease,
         wait=wait,
         stopping=hands.stop.is_set,
+        held=hands.held,
     )
 
 

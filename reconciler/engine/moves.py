@@ -62,9 +62,17 @@ WAIT_S_MAX = 3600.0
 """How long a move may wait without being able to do anything."""
 
 
+def never_held(_: str) -> str:
+    """No policy has a say."""
+    return ""
+
+
 @dataclass(frozen=True, slots=True)
 class Crew:
-    """What a move is driven with: the edges, the lease, whom to tell, and when to stop."""
+    """What a move is driven with: the edges, the lease, whom to tell, and when to stop.
+
+    ``held`` tells why a phase (``cut``, ``prune``) may not begin now, by the policies.
+    """
 
     platform: Platform
     store: Store
@@ -74,6 +82,7 @@ class Crew:
     lease: Lease
     wait: Callable[[str], None]
     stopping: Callable[[], bool]
+    held: Callable[[str], str] = never_held
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +126,8 @@ def drive(crew: Crew, move: Move) -> None:  # noqa: C901  one branch for each de
                     return
                 case Refuse(error):
                     raise error
+                case Act(act) if reason := _held(crew, scene, act):
+                    pass
                 case Act(act):
                     if type(act) in BEGINNINGS and crew.stopping():
                         raise StoppedByUser(f"move {move.id}", f"stopped before {act}")
@@ -137,6 +148,17 @@ def drive(crew: Crew, move: Move) -> None:  # noqa: C901  one branch for each de
             raise WaitedTooLong(f"move {move.id}", f"for {waited:.0f} s: {reason}")
         crew.clock.sleep(POLL_S)
         waited += POLL_S
+
+
+def _held(crew: Crew, scene: Scene, act: Step) -> str:
+    """Return why a policy does not let an act begin; a fence that stands is never kept waiting."""
+    match act:
+        case Cut() if not scene.view.fenced:
+            return crew.held("cut")
+        case Prune():
+            return crew.held("prune")
+        case _:
+            return ""
 
 
 def _try(crew: Crew, scene: Scene, act: Step) -> str:

@@ -16,7 +16,9 @@ from reconciler.model.moves import (
     Comparison,
     CopyProgress,
     CutResult,
+    Leftover,
     Move,
+    MoveId,
     MoveView,
     Obstacle,
     Side,
@@ -326,4 +328,12 @@ class Mover(Protocol):
         stopping: Callable[[], bool],
     ) -> int:
         """Prune; returns how many rows are left."""
+        ...
+
+    def sweep(self, seat: Seat) -> tuple[Leftover, ...]:
+        """Return every object and note of any move that is at one side."""
+        ...
+
+    def remove(self, id_: MoveId, seat: Seat, token: FencingToken) -> None:
+        """Take away all that is of a move at one side, when no record of the move is left."""
         ...

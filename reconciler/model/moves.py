@@ -193,6 +193,17 @@ class CutResult:
 
 
 @dataclass(frozen=True, slots=True)
+class Leftover:
+    """An object, note or key of a move that is somewhere: ``slot shardwright_m…_rev``."""
+
+    move: MoveId
+    what: str
+
+    def __str__(self) -> str:
+        return self.what
+
+
+@dataclass(frozen=True, slots=True)
 class Obstacle:
     """Why a move cannot begin: the table (empty: the shard), the reason, and what to do.
 

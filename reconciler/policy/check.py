@@ -231,11 +231,11 @@ class PlanCheck:
         subjects = tuple(self._subject(key) for key in self.view.databases)
         return check(self.policies, Stage.PLAN, subjects, now, self.view.fleet)
 
-    def at_step(self, step: Step, now: datetime) -> Verdict:
-        """Hold the rules of stage ``apply`` against one step that is about to run."""
+    def at_step(self, step: Step, now: datetime, phase: str = "") -> Verdict:
+        """Hold the rules of stage ``apply`` against one step, or a phase of it, about to run."""
         if not self.policies.at(Stage.APPLY):
             return Verdict()
-        subject = self._subject(step.database, describe_step(step))
+        subject = self._subject(step.database, describe_step(step, phase))
         return check(self.policies, Stage.APPLY, (subject,), now, self.view.fleet)
 
     def _subject(self, key: DatabaseKey, step: StepFacts | None = None) -> Subject:

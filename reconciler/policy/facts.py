@@ -84,6 +84,8 @@ class StepFacts:
     """One step of a plan. ``action`` is the action's type, such as ``RestartMembers``.
 
     ``bytes`` are those moved or destroyed; null for other steps, and where they were not seen.
+    ``phase`` is empty when the step begins; a move is asked about once more before its ``cut`` and
+    before each ``prune``.
     """
 
     id: str = ""
@@ -95,6 +97,7 @@ class StepFacts:
     title: str = ""
     reason: str = ""
     bytes: int | None = None
+    phase: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +112,17 @@ class MoveFacts:
     rows: int | None = None
     pause_max: timedelta = timedelta(milliseconds=100)
     rollback_window: timedelta = timedelta(hours=24)
+
+
+@dataclass(frozen=True, slots=True)
+class ClosingFacts:
+    """A move under way that ends: ``how`` is abort, rollback or finish; the last prunes rows."""
+
+    how: str = "finish"
+    source: str = ""
+    target: str = ""
+    keys: str = "-"
+    share: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +168,7 @@ class PlanFacts(FleetFacts):
     steps: tuple[StepFacts, ...] = ()
     moves: tuple[MoveFacts, ...] = ()
     deletions: tuple[DeletionFacts, ...] = ()
+    closings: tuple[ClosingFacts, ...] = ()
 
 
 def describe_database(database: Database) -> DatabaseFacts:

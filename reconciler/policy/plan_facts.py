@@ -11,6 +11,7 @@ from reconciler.model.desired import Deletion, DesiredState
 from reconciler.model.names import DatabaseKey, ShardName
 from reconciler.plan.actions import (
     AddMember,
+    CloseMove,
     DestroyShard,
     MoveKeyRange,
     Plan,
@@ -24,6 +25,7 @@ from reconciler.plan.actions import (
     SwitchOver,
 )
 from reconciler.policy.facts import (
+    ClosingFacts,
     DatabaseFacts,
     DeletionFacts,
     FleetFacts,
@@ -95,6 +97,9 @@ def describe_steps(shards_after: int, steps: list[Step]) -> PlanFacts:
         steps=tuple(describe_step(step) for step in steps),
         moves=moves,
         deletions=deletions,
+        closings=tuple(
+            _describe_closing(s.action) for s in steps if isinstance(s.action, CloseMove)
+        ),
     )
     return with_move_totals(facts)
 
@@ -118,8 +123,8 @@ def _new_shards(steps: list[Step]) -> set[ShardName | None]:
     return started & {s.shard for s in steps if isinstance(s.action, SetUpDatabase)}
 
 
-def describe_step(step: Step) -> StepFacts:
-    """Return what rules see of one step."""
+def describe_step(step: Step, phase: str = "") -> StepFacts:
+    """Return what rules see of one step, or of a phase of it."""
     return StepFacts(
         id=step.id,
         action=type(step.action).__name__,
@@ -130,6 +135,7 @@ def describe_step(step: Step) -> StepFacts:
         title=step.title.replace("{shard}", step.shard or ""),
         reason=step.reason,
         bytes=_bytes_of(step),
+        phase=phase,
     )
 
 
@@ -154,6 +160,12 @@ def _describe_move(move: MoveKeyRange) -> MoveFacts:
         pause_max=timedelta(milliseconds=move.pause_max_ms),
         rollback_window=timedelta(seconds=move.rollback_window_s),
     )
+
+
+def _describe_closing(action: CloseMove) -> ClosingFacts:
+    move = action.move
+    how = action.how.value
+    return ClosingFacts(how, move.source, move.target, str(move.keys), move.keys.share)
 
 
 def _describe_deletion(step: Step) -> DeletionFacts | None:

@@ -18,6 +18,7 @@ from reconciler.edges.replication_ends import open_session, server
 from reconciler.engine.events import StepFailed
 from reconciler.engine.observe import login_of, primary_of
 from reconciler.engine.problems import PlanStale
+from reconciler.engine.records import moves_key
 from reconciler.engine.wishes import moves_under_way, record_wish
 from reconciler.model.access import Seat
 from reconciler.model.hashing import position_of_key
@@ -124,7 +125,7 @@ def leftovers(scene: Scene, name: str) -> list[str]:
     found: list[str] = []
     for shard in scene.seen(name).shards:
         if not shard.platform.stopped:
-            found += mover.sweep(seat_of(scene, shard.key.scope, name))
+            found += map(str, mover.sweep(seat_of(scene, shard.key.scope, name)))
     return found
 
 
@@ -223,6 +224,7 @@ def test_a_reverted_commit_takes_a_split_back_with_all_that_was_written_since(
     with Ledger(shop, "mv") as ledger:
         retile(shop, *SPLIT)
         apply_all(shop)
+        assert_only_orphans_are_swept(shop)
         before = len(ledger.acknowledged)
         while len(ledger.acknowledged) < before + 200:
             pass
@@ -236,6 +238,34 @@ def test_a_reverted_commit_takes_a_split_back_with_all_that_was_written_since(
     assert_whole(shop, "mv", ledger)
     assert moves_under_way(shop.world().eyes.store) == ()
     assert leftovers(shop, "mv") == []
+
+
+def assert_only_orphans_are_swept(shop: Scene) -> None:
+    """Leave things of a move that has no record beside one that soaks; only they go."""
+    world, soaking = shop.world(), leftovers(shop, "mv")
+    assert soaking != []
+    with open_session(server(seat_of(shop, "mv-s0"), PostgresTimeouts())) as session:
+        session.execute("CREATE PUBLICATION shardwright_m00000001_fwd")
+        session.execute(
+            "SELECT pg_create_logical_replication_slot('shardwright_m00000001_fwd_x', 'pgoutput')"
+        )
+    key = moves_key(key_of("mv"), "m00000001/progress")
+    lease = world.eyes.store.acquire("/shardwright/test", "test", 60)
+    world.eyes.store.write({key: (b"{}", None)}, lease)
+
+    checks = shop.call("doctor", "-o", "json").json["checks"]
+    told = [check["fact"] for check in checks if check["name"] == "moves"]
+    swept = shop.call("operation", "sweep", "--yes").told()
+
+    assert [text.partition(" is left over: ")[0] for text in told] == [
+        "mv-s0: publication shardwright_m00000001_fwd",
+        "mv-s0: slot shardwright_m00000001_fwd_x",
+        f"etcd: key {key}",
+    ]
+    assert all("there is no record of move m00000001" in text for text in told)
+    assert swept.count("no applier before fencing token") == 3
+    assert leftovers(shop, "mv") == soaking
+    assert key not in world.eyes.store.read(key)
 
 
 @pytest.mark.parametrize("seconds", [3.0, 4.0, 5.0, 6.0])

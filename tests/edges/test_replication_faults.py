@@ -403,11 +403,31 @@ def test_cleaning_does_what_it_can_while_one_side_is_down(
         left = world.mover.sweep(seat(other))
     finally:
         start(server_of(pair, side))
-    assert [text for text in left if not text.startswith("note ")] == []
+    assert [text for text in left if not str(text).startswith("note ")] == []
 
     world.mover.clean(world.move, *world.seats, TOKEN)
     world.mover.prune(world.move, Side.TARGET, *world.seats, TOKEN, lambda: False)
     world.nothing_left()
+
+
+def test_what_is_left_of_a_move_without_a_record_can_be_swept_from_each_side(
+    world: MoveWorld,
+) -> None:
+    indexes = "SELECT indexname FROM pg_indexes WHERE schemaname = 'public' ORDER BY 1"
+    before = world.target.rows(indexes)
+    world.go(until=lambda act: isinstance(act, acts.BuildIndexes))
+    world.mover.arm(world.move, *world.seats, TOKEN)
+    found = [one for side in world.seats for one in world.mover.sweep(side)]
+    assert {one.move for one in found} == {world.move.id}
+    assert {one.what.split()[0] for one in found} == {
+        "publication", "slot", "trigger", "note", "definitions",
+    }  # fmt: skip
+
+    for side in world.seats:
+        world.mover.remove(world.move.id, side, TOKEN)
+
+    world.nothing_left()
+    assert world.target.rows(indexes) == before != []
 
 
 def test_no_password_is_in_a_log_or_an_error(pair: Pair, world: MoveWorld) -> None:

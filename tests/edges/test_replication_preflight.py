@@ -100,6 +100,14 @@ def test_what_the_source_alone_tells_is_said_before_there_is_a_target(pair: Pair
     assert (found.table, found.passing) == ("public.entries", False)
 
 
+def test_a_reference_table_that_is_not_there_is_an_obstacle(pair: Pair) -> None:
+    world = make_world(pair, reference=("public.countries",))
+
+    (found,) = world.mover.preflight(world.move, world.seats[0], None)
+
+    assert (found.table, found.reason) == ("public.countries", "it is not at s0")
+
+
 def test_a_partition_that_is_a_foreign_table_is_an_obstacle(pair: Pair) -> None:
     schema = """
     CREATE TABLE parts (id bigint, at int, PRIMARY KEY (id, at)) PARTITION BY RANGE (at);

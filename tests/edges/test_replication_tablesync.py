@@ -126,7 +126,7 @@ def test_an_aborted_tablesync_leaves_no_slot_and_no_row(world: MoveWorld) -> Non
     world.go(until=lambda act: isinstance(act, acts.Copy))
     release = hold_a_table(world)
     let_it_begin(world)
-    assert any("slot pg_" in text for text in world.mover.sweep(seat(world.source)))
+    assert any("slot pg_" in str(one) for one in world.mover.sweep(seat(world.source)))
     release()
 
     world.wish(Wish.ABORT)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from zoneinfo import ZoneInfo
 
 import pytest
 
 from reconciler.model.desired import Deletion, Place
-from reconciler.plan.actions import Risk, StartShard
+from reconciler.plan.actions import MoveKeyRange, Risk, StartShard
 from reconciler.policy.check import (
     Finding,
     Subject,
@@ -351,6 +352,34 @@ def test_a_step_has_the_facts_of_its_type() -> None:
     found = policies(rule("step.bytes > 2 && step.action == 'MoveKeyRange'", at="apply"))
     subject = Subject(DatabaseFacts(), PlanFacts(), facts)
     assert check(found, Stage.APPLY, (subject,), NOON).passed == 1
+
+
+def test_a_move_is_asked_about_again_before_its_cut_and_its_prune() -> None:
+    found = policies(rule("\"step.phase != 'cut'\"", at="apply", otherwise="hold"))
+    before, wanted = database(), desired(database(shard("s0", "-40"), shard("s1", "40-")))
+    plan = planned(wanted, after(desired(before)))
+    (step,) = (s for s in plan.steps if isinstance(s.action, MoveKeyRange))
+    asked = prepare_plan_check(found, wanted, plan)
+
+    held = [asked.at_step(step, NOON, phase).findings for phase in ("", "cut", "prune")]
+
+    assert [[f.outcome for f in findings] for findings in held] == [[], [Outcome.HOLD], []]
+
+
+@pytest.mark.parametrize(
+    ("shards", "how"), [(("-40", "40-"), "finish"), (("-80", "80-"), "rollback")]
+)
+def test_moves_that_end_are_in_the_facts_of_a_plan(shards: tuple[str, str], how: str) -> None:
+    wanted = desired(database(shard("s0", "-40"), shard("s1", "40-")))
+    soaking = replace(after(wanted, after(desired(database()))), looked_at="2030-01-01T00:00+00:00")
+    plan = planned(desired(database(shard("s0", shards[0]), shard("s1", shards[1]))), soaking)
+
+    (closing,) = describe_steps(2, list(plan.steps)).closings
+
+    assert (closing.how, closing.source, closing.keys) == (how, "s0", "40-80")
+    found = policies(rule("\"plan.closings.exists(c, c.how == 'finish')\"", at="plan"))
+    subject = Subject(DatabaseFacts(), PlanFacts(closings=(closing,)))
+    assert check(found, Stage.PLAN, (subject,), NOON).passed == (1 if how == "finish" else 0)
 
 
 def test_a_new_shard_is_added_and_one_that_is_started_again_is_changed() -> None:

@@ -31,6 +31,8 @@ SELECT json_build_object(
              FROM pg_stat_activity
             WHERE backend_xid IS NOT NULL AND pid <> pg_backend_pid()
               AND xact_start < clock_timestamp() - make_interval(secs => %(long_s)s)),
+  'no_reference', (SELECT json_agg(f.name) FROM unnest(%(reference)s::text[]) f(name)
+                    WHERE to_regclass(f.name) IS NULL),
   'installed', to_regclass('shardwright.moved') IS NOT NULL,
   'tables', (SELECT json_agg(json_build_object(
       'name', w.name, 'key', w.key, 'there', w.attnum IS NOT NULL,
