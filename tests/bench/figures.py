@@ -96,6 +96,32 @@ FIGURES: tuple[Figure, ...] = (
     ),
     Figure("move", "pause of a cut, median", "ms", r"^pause of .*median ([\d.]+)", 25),
     Figure("move", "pause of a cut, largest", "ms", r"^pause of .*largest ([\d.]+)", 100),
+    *(
+        Figure("clients", f"write gap of a cut, {what}", "ms",
+               rf"^write gap over \d+ cuts[^\n]*{what} ([\d.]+)", target,
+               "while nothing moves", rf"^write gap over \d+ moments[^\n]*{what} ([\d.]+)")
+        for what, target in (("median", 25), ("largest", 100))
+    ),
+    Figure("clients", "memory of the mover after the last move", "MiB",
+           r"MiB after \d+ moves, (\d+) MiB", None, "after a few",
+           r"^memory of the mover: (\d+) MiB"),
+    Figure("foreground", "p99 of a write during a throttled copy", "ms",
+           r"^p99 of a write during a throttled copy\s+([\d.]+)", None,
+           "idle", r"^p99 of a write during nothing else\s+([\d.]+)"),
+    *(
+        Figure("foreground", f"a move of {what} rows, end to end", "s",
+               rf"^move of a shard with {rows} rows[^\n]*?:\s+([\d.]+) s", 3)
+        for what, rows in (("0", "0"), ("1,000", "2,000"))
+    ),
+    *(
+        Figure("router", f"router by {way}, {clients} clients", "ms",
+               rf"^router, by {way}, {mode}" + cells + r"\s+([\d.]+) ms", None,
+               "PgBouncer", rf"^pgbouncer, {mode}" + cells + r"\s+([\d.]+) ms")
+        for way, mode in (("hint", "simple"), ("parameter", "prepared"))
+        for clients, cells in (
+            (n, r"(?:\s+[\d.]+ ms\s+\d+/s)" + f"{{{at}}}") for at, n in enumerate((1, 10, 100, 500))
+        )
+    ),
     Figure("sdk", "client, one statement", "µs", r"sdk: shards.execute\s+([\d.]+)", None,
            "plain psycopg", r"plain psycopg, one connection\s+([\d.]+)"),
 )  # fmt: skip
