@@ -16,6 +16,7 @@ from reconciler.edges import (
     replication_copy,
     replication_cut,
     replication_holds,
+    replication_numbers,
     replication_preflight,
     replication_streams,
     replication_sweep,
@@ -162,6 +163,10 @@ class LogicalMover:
         if not found.equal:
             replication_copy.refuse_after_failover(ends)
         return found
+
+    def divide_sequences(self, move: Move, source: Seat, target: Seat, token: FencingToken) -> None:
+        """Give each side values of its own. Raises NumbersUsedUp, NotReady."""
+        replication_numbers.divide_sequences(self._ends(move, source, target, token))
 
     def arm(self, move: Move, source: Seat, target: Seat, token: FencingToken) -> None:
         """Make the way back ready: a publication and a slot at the target. Raises SlotBlocked."""

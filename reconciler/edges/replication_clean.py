@@ -120,6 +120,7 @@ def prune(ends: Ends, side: Side, stopping: Callable[[], bool]) -> int:
             for heap in table.heaps:
                 if not _prune_heap(connection, ends, at, (table, heap), stopping):
                     return sum(_count(connection, ends, t) for t in tables)
+                _vacuum(connection, heap)
     if side is Side.TARGET:
         _forget_prepared(ends)
     return 0
@@ -163,6 +164,15 @@ def _prune_heap(
         worked = time.monotonic() - begun
         time.sleep(worked * (1 - limits.prune_share) / limits.prune_share)
     return True
+
+
+def _vacuum(connection: psycopg.Connection, heap: Heap) -> None:
+    """Give the room of the deleted rows back to the table, slowly, and count what is left.
+
+    Not to the disk: that would lock out readers.
+    """
+    connection.execute("SET vacuum_cost_delay = '2ms'")
+    run(connection, "VACUUM (ANALYZE, TRUNCATE false, PARALLEL 0) {}", heap.identifier)
 
 
 def _count(connection: psycopg.Connection, ends: Ends, table: MovedTable) -> int:

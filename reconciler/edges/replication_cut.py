@@ -1,6 +1,6 @@
 """The cut: fence, drain, seal, open. Writers of the keys wait from its first step to its last.
 
-Nothing that can be done before is done within: sessions are open, statements made, sequences and
+Nothing that can be done before is done within: sessions are open, statements made, and
 the way back's slot brought close. A fence is one round trip a table. Its commit is not waited for,
 but the last one's is, which comes after the others in the same WAL. Until the first table is opened
 the cut may back out, and does so by itself when writers would wait for longer than they may; from
@@ -47,16 +47,9 @@ from reconciler.edges.replication_guards import (
     widened,
 )
 from reconciler.edges.replication_holds import check_held, refused_below, set_epoch
+from reconciler.edges.replication_numbers import check_apart
 from reconciler.edges.replication_ready import blockers, check_ready
-from reconciler.edges.replication_seal import (
-    READ_SEQUENCES,
-    SEQUENCE_ROOM,
-    Sequences,
-    advance_slot,
-    carry_sequences,
-    overtook,
-    read_sequences,
-)
+from reconciler.edges.replication_seal import advance_slot
 from reconciler.edges.replication_standbys import FLUSH, following
 from reconciler.model.errors import ReconcilerError
 from reconciler.model.keyspace import KeySet
@@ -106,7 +99,6 @@ class _Run:
     here_aside: psycopg.Connection
     there_aside: psycopg.Connection
     until: float
-    sequences: Sequences
     timeline: str
     refused_below: Epoch
     fenced: list[GuardChange] = field(default_factory=list)
@@ -173,8 +165,7 @@ def cut(ends: Ends, way: Way) -> CutResult:
             return CutResult(opened=True, pause_ms=0.0)
         check_ready(ends, here, there, way.lane, way.back_slot)
         check_held(here, move, way.loser)
-        sequences = read_sequences(here)
-        carry_sequences(there, sequences, room=SEQUENCE_ROOM)
+        check_apart(here, there)
         if way.back_slot:
             advance_slot(there, way.back_slot, sql.SQL(FLUSH), ends.token)
         fences = [(c, statements(here, way.loser, move, c)) for c in closing]
@@ -185,7 +176,7 @@ def cut(ends: Ends, way: Way) -> CutResult:
             connection.execute(f"SET statement_timeout = {move.pause_max_ms}")
         begun = time.monotonic()
         limit = begun + move.pause_max_ms / 1000
-        run = _Run(ends, way, here, there, here_aside, there_aside, limit, sequences, line, known)
+        run = _Run(ends, way, here, there, here_aside, there_aside, limit, line, known)
         try:
             _close(run, fences)
             _open_first(run, openings)
@@ -204,9 +195,9 @@ def _close(run: _Run, fences: list[tuple[GuardChange, sql.Composed]]) -> None:
     """Fence, drain and seal; whatever fails here, nothing is open and the loser gets its keys."""
     try:
         beat = secrets.randbits(62)
-        sequences = _fence(run, fences, beat)
+        _fence(run, fences, beat)
         _drain(run, beat)
-        _seal(run, sequences)
+        _seal(run)
         set_epoch(run.here, run.way.epoch, run.ends.token)
     except pg.QueryCanceled:
         raise _BackOut("a statement took longer than writers may wait") from None
@@ -216,46 +207,35 @@ def _close(run: _Run, fences: list[tuple[GuardChange, sql.Composed]]) -> None:
         raise
 
 
-def _fence(run: _Run, fences: list[tuple[GuardChange, sql.Composed]], beat: int) -> Sequences:
+def _fence(run: _Run, fences: list[tuple[GuardChange, sql.Composed]], beat: int) -> None:
     """Narrow the loser's guards, one table a transaction; the lock waits writers out.
 
-    The last one also writes the beat: by its commit every writer in flight has ended. Returns the
-    sequences as of then.
+    The last one also writes the beat: by its commit every writer in flight has ended.
     """
-    tail = sql.SQL("INSERT INTO shardwright.beat (lane, v) VALUES ({}, {}); {}").format(
-        sql.Literal(run.way.lane), sql.Literal(beat), sql.SQL(READ_SEQUENCES)
+    tail = sql.SQL("INSERT INTO shardwright.beat (lane, v) VALUES ({}, {})").format(
+        sql.Literal(run.way.lane), sql.Literal(beat)
     )
-    seen: Sequences = ([], [], [])
     for number, (change, body) in enumerate(fences, 1):
         last = number == len(fences)
         if change.needed:
             whole = sql.SQL("; ").join([body, tail]) if last else body
             table, wait_ms = [change.table], run.left_ms()
             commit = "local" if last else "off"
-            seen = _fence_one(
+            _fence_one(
                 run, change, locked(table, whole, run.ends.token, wait_ms=wait_ms, commit=commit)
             )
             run.fenced.append(change)
         elif last:
-            seen = _last_row(run.here.execute(tail))
-    return seen
+            run.here.execute(tail)
 
 
-def _fence_one(run: _Run, change: GuardChange, whole: sql.Composed) -> Sequences:
+def _fence_one(run: _Run, change: GuardChange, whole: sql.Composed) -> None:
     try:
-        return _last_row(run.here.execute(whole))
+        run.here.execute(whole)
     except _LOCKED:
         name = change.table.name
         who = blockers(run.here, name)
         raise _BackOut(f"{name} was not free of writers in time: {who}") from None
-
-
-def _last_row(cursor: psycopg.Cursor) -> Sequences:
-    """Return what the last of several statements answered, if it did."""
-    while cursor.nextset():
-        pass
-    row = cursor.fetchone() if cursor.description else None
-    return (row[0], row[1], row[2]) if row and len(row) == 3 else ([], [], [])
 
 
 def _drain(run: _Run, beat: int) -> None:
@@ -282,14 +262,12 @@ def _await(run: _Run, late: Callable[[], str], what: str) -> None:
         time.sleep(POLL_S)
 
 
-def _seal(run: _Run, sequences: Sequences) -> None:
-    """Sequences go on beyond the loser's; the way back begins after what was applied.
+def _seal(run: _Run) -> None:
+    """The way back begins after what was applied.
 
     All of it has to be where a promotion of the gainer finds it before the gainer is opened: the
     loser never sends again what was confirmed.
     """
-    if overtook(run.sequences, sequences):
-        carry_sequences(run.there, sequences, room=0)
     if run.way.back_slot:
         note = sql.SQL("UPDATE shardwright.moved SET cut_timeline = {} WHERE move_id = {}")
         move, line = sql.Literal(run.ends.move.id), sql.Literal(run.timeline)

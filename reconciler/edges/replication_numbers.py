@@ -127,7 +127,7 @@ def divided(here: Numbers, there: Numbers) -> tuple[Block, Block]:
     if there.used and there.at < here.first > there.first:
         return Block(here), Block(replace(there, last=here.first - 1))
     at = max(here.at, there.at) if there.used else here.at
-    last = EXACT_MAX if at < EXACT_MAX // 2 < here.last else here.last
+    last = min(here.last, EXACT_MAX) if at < EXACT_MAX // 2 else here.last
     left = last - at
     share = left // 64 if left >> 46 else left // 2
     if share < 1:

@@ -14,6 +14,7 @@ from reconciler.edges.postgres_session import Target as Server
 from reconciler.edges.replication_ends import Ends, address, open_session, timeline
 from reconciler.edges.replication_guards import accepting, read_guards, refusing
 from reconciler.edges.replication_holds import missing, refused_below, standing
+from reconciler.edges.replication_numbers import Numbers, read_numbers, shared
 from reconciler.edges.replication_ready import LAG
 from reconciler.edges.replication_tables import MovedTable, known_tables
 from reconciler.model.desired import CopyDriver
@@ -86,6 +87,7 @@ class _Sight:
     held: bool = False
     triggers: int = 0
     refuses_below: Epoch = NO_EPOCH
+    numbers: dict[tuple[str, str], Numbers] = field(default_factory=dict)
 
     @property
     def note(self) -> dict[str, Any]:
@@ -132,6 +134,7 @@ def view(ends: Ends, map_epoch: Epoch) -> MoveView:
         prepared=bool(note) and guarded,
         syncing=move.copy is CopyDriver.NATIVE,
         held=s.held and t.held,
+        sequences_apart=not shared(s.numbers, t.numbers),
         source_refuses_below=s.refuses_below,
         target_refuses_below=t.refuses_below,
         obstacles=(*_obstacles(move, s, t), *filter(None, (ends.short_of_room(),))),
@@ -173,6 +176,7 @@ def _read(connection: psycopg.Connection, ends: Ends, *, source: bool) -> _Sight
         not missing(connection, move, source=source),
         len(standing(connection, move)),
         refused_below(connection, move),
+        read_numbers(connection),
     )
 
 

@@ -28,6 +28,7 @@ from reconciler.model.keyspace import KeySet
 from reconciler.model.moves import CopyProgress, CutResult, Move, MoveView, Stage, Wish
 from reconciler.model.names import Epoch, MemberName, ScopeKey, ShardName
 from reconciler.model.platform import PlatformShard
+from reconciler.model.records import router_epoch, routers_key
 from reconciler.model.routing import RoutingMap, RoutingMember, RoutingOwner
 from reconciler.model.unseen import Unseen
 from reconciler.workflow.phase import Act, Done, Refuse, Wait
@@ -38,6 +39,7 @@ from reconciler.workflow.reshard_acts import (
     Clean,
     Copy,
     Cut,
+    DivideSequences,
     EndMove,
     FinishOpening,
     Hold,
@@ -207,7 +209,20 @@ def _look(crew: Crew, move: Move) -> Scene | str | None:
     assert isinstance(target, Seat)  # noqa: S101
     view = crew.mover.view(now, source, target, routing.epoch)
     owners = tuple(sorted(o.scope for o in routing.owners if o.keys & now.keys))
-    return Scene(now, source, target, routing, replace(view, map_owners=owners))
+    behind = _routers_behind(crew, routing)
+    view = replace(view, map_owners=owners, routers_behind=behind)
+    return Scene(now, source, target, routing, view)
+
+
+def _routers_behind(crew: Crew, routing: RoutingMap) -> tuple[str, ...]:
+    """Name the living routers that send statements by an older map than the published one."""
+    prefix = routers_key(routing.database)
+    found = {key: router_epoch(key, r.value) for key, r in crew.store.read(prefix).items()}
+    return tuple(
+        f"{key.removeprefix(prefix)} (epoch {epoch})"
+        for key, epoch in sorted(found.items())
+        if epoch < routing.epoch
+    )
 
 
 def _seat(crew: Crew, scope: ScopeKey, move: Move) -> Seat | str:
@@ -244,6 +259,8 @@ def _perform(crew: Crew, scene: Scene, act: Step) -> None:  # noqa: C901  a disp
             mover.subscribe(move, source, target, token)
         case Verify():
             _verify(crew, scene)
+        case DivideSequences():
+            mover.divide_sequences(move, source, target, token)
         case Arm():
             mover.arm(move, source, target, token)
         case Cut():

@@ -274,6 +274,10 @@ class Mover(Protocol):
         """Verify."""
         ...
 
+    def divide_sequences(self, move: Move, source: Seat, target: Seat, token: FencingToken) -> None:
+        """DivideSequences."""
+        ...
+
     def arm(self, move: Move, source: Seat, target: Seat, token: FencingToken) -> None:
         """Arm."""
         ...

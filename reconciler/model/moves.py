@@ -136,6 +136,7 @@ class MoveView:
     ``held``: both sides refuse what no stream can carry, key changes over the border and TRUNCATE.
     ``source_refuses_below`` / ``target_refuses_below``: that side refuses UPDATEs and DELETEs of
     clients that know an older epoch only; 0 when it asks nobody.
+    ``sequences_apart``: no sequence may give out the same value at both sides.
     ``indexed``: all indexes and constraints that the copy took away are back.
     ``verified``: an exact comparison passed after the last copy.
     ``fenced`` / ``opened`` name the tables whose guard at the source refuses, at the target
@@ -144,6 +145,7 @@ class MoveView:
     to, sorted (empty: not told, and the epoch alone has to say it). ``pruned``: no row of the keys
     is left at the source (after a rollback: at the target). ``obstacles`` are reasons, in words,
     why no cut may be tried now: foreign DDL, a long or a prepared transaction, a full disk.
+    ``routers_behind`` names the routers that live and serve an older epoch than the map's.
     ``left`` names whatever else of the move is on a side and goes with it: beat rows, notes.
     """
 
@@ -163,10 +165,12 @@ class MoveView:
     prepared: bool = False
     syncing: bool = False
     held: bool = False
+    sequences_apart: bool = False
     source_refuses_below: Epoch = NO_EPOCH
     target_refuses_below: Epoch = NO_EPOCH
     map_owners: tuple[Scope, ...] = ()
     obstacles: tuple[str, ...] = ()
+    routers_behind: tuple[str, ...] = ()
     left: tuple[str, ...] = ()
 
 

@@ -43,6 +43,19 @@ def routing_key(database: DatabaseKey) -> str:
     return f"{DATABASES}{database.namespace}/{database.name}/routing"
 
 
+def routers_key(database: DatabaseKey, router: str = "") -> str:
+    """Return where a router's record is; without a router, the prefix of all."""
+    return f"{DATABASES}{database.namespace}/{database.name}/routers/{router}"
+
+
+def router_epoch(key: str, value: bytes) -> Epoch:
+    """Return the epoch that a router sends statements by. Raises RecordUnreadable."""
+    try:
+        return Epoch(int(json.loads(value)["epoch"]))
+    except BROKEN as problem:
+        raise unreadable(key, problem) from problem
+
+
 def encode_routing(routing: RoutingMap) -> bytes:
     """Return a routing map as its record."""
     owners = [

@@ -1,8 +1,8 @@
 """The router's own record in etcd: that it lives, and which epoch it serves.
 
-A move may wait until every registered router has acknowledged an epoch. The record hangs on a
-lease, so that a router that died is not waited for. Not being registered stops nothing: the guards
-in the shards refuse what a stale router writes.
+A move waits until every registered router has acknowledged its epoch before it prunes rows. The
+record hangs on a lease, so that a router that died is not waited for. Not being registered stops
+nothing: the guards in the shards refuse what a stale router writes.
 """
 
 from __future__ import annotations
@@ -18,17 +18,12 @@ from reconciler.edges.etcd_gateway import EtcdTimeouts, Gateway, LeaseGone, base
 from reconciler.model.errors import ReconcilerError
 from reconciler.model.names import DatabaseKey
 from reconciler.model.platform import TlsFiles
-from reconciler.model.records import DATABASES
+from reconciler.model.records import routers_key
 
 log = logging.getLogger(__name__)
 
 LEASE_S = 6
 """How long a dead router is waited for; etcd's own minimum is 2."""
-
-
-def routers_key(database: DatabaseKey, router: str = "") -> str:
-    """Return where a router's record is; without a router, the prefix of all."""
-    return f"{DATABASES}{database.namespace}/{database.name}/routers/{router}"
 
 
 @dataclass(slots=True)

@@ -47,7 +47,7 @@ from datetime import datetime, timedelta
 from typing import TypeAlias
 
 from reconciler.model.errors import ReconcilerError
-from reconciler.model.moves import CutResult, Move, MoveView, Side, Stage, Stream, Wish
+from reconciler.model.moves import CutResult, Move, MoveView, Side, Stage, Wish
 from reconciler.model.names import Epoch
 from reconciler.workflow import phase as steps
 from reconciler.workflow.phase import Act, Done, Refuse, Wait
@@ -57,6 +57,7 @@ from reconciler.workflow.reshard_acts import (
     Clean,
     Copy,
     Cut,
+    DivideSequences,
     EndMove,
     FinishOpening,
     Hold,
@@ -86,6 +87,10 @@ from reconciler.workflow.reshard_facts import (
     window_is_over,
 )
 from reconciler.workflow.reshard_refusals import (
+    await_routers,
+    catch_up,
+    catch_up_back,
+    divide_sequences,
     free_writers,
     hold_tables,
     keep_holding,
@@ -93,8 +98,6 @@ from reconciler.workflow.reshard_refusals import (
     refuse_stale_back,
 )
 
-LAG_BYTES_MAX = 64 * 1024
-"""A cut begins only below this: what is left to drain is the pause (resharding.md, section 3.1)."""
 PAUSES_KEPT = 100
 """How many of the latest pauses a record keeps."""
 RETRY_S_MAX = 300
@@ -130,11 +133,6 @@ def build_indexes(look: Look) -> Decision:
 def follow_source(look: Look) -> Decision:
     """From here on the target follows by itself, whoever else dies."""
     return Done() if look.view.forward.subscribed else Act(Subscribe())
-
-
-def catch_up(look: Look) -> Decision:
-    """A cut before the target is close behind would make writers wait for the rest."""
-    return _wait_for(look.view.forward, str(look.move.target))
 
 
 def compare_rows(look: Look) -> Decision:
@@ -233,11 +231,6 @@ def way_back_is_whole(look: Look) -> Decision:
     return Refuse(way_back_error(look.move, lost)) if lost else Done()
 
 
-def catch_up_back(look: Look) -> Decision:
-    """As ``catch_up``, with the roles exchanged."""
-    return _wait_for(look.view.reverse, str(look.move.source))
-
-
 def cut_back(look: Look) -> Decision:
     """Until no table is fenced; once one is not, nothing may keep the rest closed."""
     if not look.view.fenced:
@@ -273,6 +266,7 @@ FORWARD: tuple[Phase, ...] = (
     follow_source,
     catch_up,
     compare_rows,
+    divide_sequences,
     arm_way_back,
     cut_over,
 )
@@ -287,6 +281,7 @@ SOAK: tuple[Phase, ...] = (
     keep_holding,
     soak,
     clean,
+    await_routers,
     prune_source,
     record_ended,
 )
@@ -298,7 +293,14 @@ ROLL_BACK: tuple[Phase, ...] = (
     cut_back,
 )
 COMMITTED_BACK: tuple[Phase, ...] = (cut_back, refuse_stale_back, publish_map_back, record_back)
-BACK: tuple[Phase, ...] = (unfence, refuse_stale_back, clean, prune_target, record_ended)
+BACK: tuple[Phase, ...] = (
+    unfence,
+    refuse_stale_back,
+    clean,
+    await_routers,
+    prune_target,
+    record_ended,
+)
 
 BEGINNINGS: Mapping[type[Step], str] = {
     PrepareTarget: "the target is prepared",
@@ -308,6 +310,7 @@ BEGINNINGS: Mapping[type[Step], str] = {
     BuildIndexes: "the indexes are built",
     Subscribe: "the target follows",
     Verify: "the rows are compared",
+    DivideSequences: "the sequences are divided",
     Arm: "the way back is made",
     Cut: "the cut",
 }
@@ -378,15 +381,6 @@ def _hold(move: Move, decision: Decision) -> Decision:
         what = BEGINNINGS.get(type(decision.act))
         return Wait(f"paused before {what}") if what else decision
     return decision
-
-
-def _wait_for(stream: Stream, subscriber: str) -> Decision:
-    if not stream.slot_active:
-        return Wait(f"{subscriber} does not follow yet: its slot is not in use")
-    if stream.lag_bytes is None or stream.lag_bytes > LAG_BYTES_MAX:
-        lag = "by an unknown amount" if stream.lag_bytes is None else f"by {stream.lag_bytes:,} B"
-        return Wait(f"{subscriber} is behind {lag}; a cut waits for {LAG_BYTES_MAX:,} B or less")
-    return Done()
 
 
 def _hindrance(look: Look) -> Wait | None:

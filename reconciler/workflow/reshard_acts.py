@@ -59,6 +59,11 @@ class Verify:
 
 
 @dataclass(frozen=True, slots=True)
+class DivideSequences:
+    """Give each side's sequences values of their own, of what the source's have left."""
+
+
+@dataclass(frozen=True, slots=True)
 class Arm:
     """Make the way back ready: a publication and a slot at the target."""
 
@@ -168,6 +173,7 @@ Step: TypeAlias = (
     | BuildIndexes
     | Subscribe
     | Verify
+    | DivideSequences
     | Arm
     | Cut
     | FinishOpening

@@ -13,6 +13,9 @@ from reconciler.model.errors import ReconcilerError
 from reconciler.model.moves import Move, MoveView, Stage, Stream, Wish
 from reconciler.model.names import Epoch
 
+LAG_BYTES_MAX = 64 * 1024
+"""A cut begins only below this: what is left to drain is the pause (resharding.md, section 3.1)."""
+
 
 class AbortTooLate(ReconcilerError):
     """A move cannot be aborted any more: the target owns the keys and has taken writes.
@@ -148,6 +151,16 @@ def is_broken(view: MoveView) -> bool:
         or (stream.slot and not stream.published)
         or (stream.subscribed and not (view.copied or view.syncing))
     )
+
+
+def behind(stream: Stream, subscriber: str) -> str:
+    """Return why a stream is not close enough for a cut; empty when it is."""
+    if not stream.slot_active:
+        return f"{subscriber} does not follow yet: its slot is not in use"
+    if stream.lag_bytes is None or stream.lag_bytes > LAG_BYTES_MAX:
+        lag = "by an unknown amount" if stream.lag_bytes is None else f"by {stream.lag_bytes:,} B"
+        return f"{subscriber} is behind {lag}; a cut waits for {LAG_BYTES_MAX:,} B or less"
+    return ""
 
 
 def window_end(move: Move) -> datetime | None:

@@ -1,15 +1,16 @@
-"""What has to be refused, and by whom, before a move goes on: phases of ``reshard``'s lists."""
+"""What has to be refused, or waited for, before a move goes on: phases of ``reshard``'s lists."""
 
 from __future__ import annotations
 
 from typing import TypeAlias
 
-from reconciler.model.moves import Side, Stage
+from reconciler.model.moves import Side, Stage, Stream
 from reconciler.model.names import Epoch
 from reconciler.workflow import phase as steps
-from reconciler.workflow.phase import Act, Done
+from reconciler.workflow.phase import Act, Done, Wait
 from reconciler.workflow.reshard_acts import (
     Cut,
+    DivideSequences,
     FinishOpening,
     Hold,
     RefuseStale,
@@ -17,7 +18,14 @@ from reconciler.workflow.reshard_acts import (
     Step,
     Unfence,
 )
-from reconciler.workflow.reshard_facts import Look, Owner, map_owner, next_epoch, window_is_over
+from reconciler.workflow.reshard_facts import (
+    Look,
+    Owner,
+    behind,
+    map_owner,
+    next_epoch,
+    window_is_over,
+)
 
 Decision: TypeAlias = steps.Decision[Step]
 
@@ -25,6 +33,11 @@ Decision: TypeAlias = steps.Decision[Step]
 def hold_tables(look: Look) -> Decision:
     """What no stream can carry is refused before there is one: later it would be missing."""
     return Done() if look.view.held else Act(Hold())
+
+
+def divide_sequences(look: Look) -> Decision:
+    """Both sides go on giving out values, and rows may come back to where they came from."""
+    return Done() if look.view.sequences_apart else Act(DivideSequences())
 
 
 def keep_holding(look: Look) -> Decision:
@@ -51,6 +64,29 @@ def refuse_stale_back(look: Look) -> Decision:
         epoch = next_epoch(look.view, Epoch(look.move.epoch + 1))
     done = look.view.target_refuses_below >= epoch
     return Done() if done else Act(RefuseStale(Side.TARGET, epoch))
+
+
+def await_routers(look: Look) -> Decision:
+    """A router that still reads by an older map would find no rows where they were deleted."""
+    late = look.view.routers_behind
+    if look.view.pruned or not late:
+        return Done()
+    return Wait(f"rows are pruned once these routers serve the latest map: {', '.join(late)}")
+
+
+def catch_up(look: Look) -> Decision:
+    """A cut before the target is close behind would make writers wait for the rest."""
+    return _wait_for(look.view.forward, str(look.move.target))
+
+
+def catch_up_back(look: Look) -> Decision:
+    """As ``catch_up``, with the roles exchanged."""
+    return _wait_for(look.view.reverse, str(look.move.source))
+
+
+def _wait_for(stream: Stream, subscriber: str) -> Decision:
+    reason = behind(stream, subscriber)
+    return Wait(reason) if reason else Done()
 
 
 def free_writers(look: Look, decision: Decision) -> Decision:

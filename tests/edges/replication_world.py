@@ -174,6 +174,8 @@ class MoveWorld:
             case acts.Verify():
                 found = mover.verify(*where)
                 assert found.equal, found
+            case acts.DivideSequences():
+                mover.divide_sequences(*where)
             case acts.Arm():
                 mover.arm(*where)
             case acts.Cut():

@@ -56,8 +56,9 @@ def test_a_move_to_a_new_shard_loses_nothing_and_leaves_nothing(
     assert world.copied[-1].bytes_done == world.copied[-1].bytes_total > 0
     follow = ["Subscribe"] if copy is CopyDriver.OWN else []  # tablesync follows from the first
     assert world.done == [
-        "PrepareTarget", "Hold", "Publish", "Copy", "BuildIndexes", *follow, "Verify", "Arm",
-        "Cut", "WriteMap", "Record", "Reverse", "Clean", "Prune", "Record", "EndMove",
+        "PrepareTarget", "Hold", "Publish", "Copy", "BuildIndexes", *follow, "Verify",
+        "DivideSequences", "Arm", "Cut", "WriteMap", "Record", "Reverse", "Clean", "Prune",
+        "Record", "EndMove",
     ]  # fmt: skip
 
 

@@ -168,6 +168,9 @@ def test_a_finished_move_cannot_be_rolled_back_and_an_ended_one_leaves_the_guard
     world.go()
     with world.source.connect() as connection:
         assert {str(g.keys) for g in read_guards(connection).values()} == {"-80"}
+        left = connection.execute("SELECT count(*) FROM accounts").fetchone()
+        known = "SELECT reltuples::int FROM pg_class WHERE oid = 'accounts'::regclass"
+        assert connection.execute(known).fetchone() == left, "the pruned table was vacuumed"
     with world.target.connect() as connection:
         assert {str(g.keys) for g in read_guards(connection).values()} == {"80-"}
     world.nothing_left()

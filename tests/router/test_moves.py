@@ -12,10 +12,10 @@ import psycopg
 import pytest
 from psycopg import errors
 
+from reconciler.model.records import routers_key
 from reconciler.render.router import Reference
 from reconciler.render.router.driver import SendSignal, WriteFile
 from reconciler.router.dispatch import SessionLimits
-from reconciler.router.registration import routers_key
 from tests.local_home import wait_for
 from tests.router.conftest import RunningRouter, key_at, moved_key, running
 from tests.router.writers import AsyncpgWriters, PsycopgWriters

@@ -44,6 +44,8 @@ def performed(  # noqa: C901 - a dispatch table
             world.target.commit("note", "indexed", True)
         case acts.Subscribe():
             subscribe(world)
+        case acts.DivideSequences():
+            world.target.commit("note", "apart", True)
         case acts.Verify():
             yield from verify(world)
         case acts.Arm():

@@ -11,7 +11,6 @@ from reconciler.model.names import Epoch, Scope
 from reconciler.model.unseen import Unseen
 from reconciler.workflow.phase import Done, Refuse, first_undone
 from reconciler.workflow.reshard import (
-    LAG_BYTES_MAX,
     decide,
     refuse_wish,
 )
@@ -21,6 +20,7 @@ from reconciler.workflow.reshard_acts import (
     Clean,
     Copy,
     Cut,
+    DivideSequences,
     EndMove,
     FinishOpening,
     Hold,
@@ -38,12 +38,14 @@ from reconciler.workflow.reshard_acts import (
     WriteMap,
 )
 from reconciler.workflow.reshard_facts import (
+    LAG_BYTES_MAX,
     AbortTooLate,
     GuardLost,
     OwnershipChanged,
     WayBackLost,
 )
 from tests.workflow.move_views import (
+    APART,
     BACK_CLEANED,
     BACK_CLOSED,
     BACK_OPEN,
@@ -85,7 +87,8 @@ from tests.workflow.move_world import MOVE, SCOPES, TABLES
         (MOVE, COPIED, BuildIndexes()),
         (MOVE, INDEXED, Subscribe()),
         (MOVE, FOLLOWING, Verify()),
-        (MOVE, EQUAL, Arm()),
+        (MOVE, EQUAL, DivideSequences()),
+        (MOVE, APART, Arm()),
         (MOVE, READY, Cut()),
         (MOVE, replace(OPEN, opened=TABLES[:1]), FinishOpening()),
         (MOVE, OPEN, RefuseStale(Side.SOURCE, Epoch(8))),

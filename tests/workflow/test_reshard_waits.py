@@ -17,9 +17,14 @@ from reconciler.workflow.reshard import (
 from reconciler.workflow.reshard_acts import (
     Clean,
     Cut,
+    Prune,
+    Record,
     Reverse,
 )
 from tests.workflow.move_views import (
+    APART,
+    BACK_CLEANED,
+    CLEANED,
     COPIED,
     EQUAL,
     FOLLOWING,
@@ -58,6 +63,17 @@ def test_a_window_that_nobody_wrote_down_is_ended_by_hand_only() -> None:
     assert act_of(wishing(Wish.FINISH, unknown), SOAKING, OVER) == Clean()
 
 
+def test_no_row_is_pruned_while_a_router_serves_an_older_map() -> None:
+    over, back = wishing(Wish.FINISH, SWITCHED), replace(SWITCHED, stage=Stage.BACK)
+    late = ("r1 (epoch 7)",)
+
+    for move, view in ((over, CLEANED), (back, BACK_CLEANED)):
+        assert "r1 (epoch 7)" in wait_of(move, replace(view, routers_behind=late))
+        assert isinstance(act_of(move, view), Prune)
+        done = act_of(move, replace(view, routers_behind=late, pruned=True))
+        assert done == Record(Stage.ENDED)
+
+
 def test_a_window_of_no_length_needs_no_way_back() -> None:
     assert act_of(replace(SWITCHED, rollback_window_s=0), MAPPED) == Clean()
 
@@ -72,7 +88,8 @@ def test_a_window_of_no_length_needs_no_way_back() -> None:
         (COPIED, "the indexes are built"),
         (INDEXED, "the target follows"),
         (FOLLOWING, "the rows are compared"),
-        (EQUAL, "the way back is made"),
+        (EQUAL, "the sequences are divided"),
+        (APART, "the way back is made"),
         (READY, "the cut"),
     ],
 )
