@@ -6,16 +6,21 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
+import psutil
 import pytest
 
+from reconciler.edges.local import lifecycle
+from reconciler.engine.events import ApplyEvent, StepStarted
 from reconciler.engine.execute import Hands, perform
-from reconciler.engine.loop import World
+from reconciler.engine.loop import World, act
 from reconciler.engine.problems import PlanStale
-from reconciler.engine.records import APPLIER, OPERATIONS
+from reconciler.engine.records import APPLIER, DATABASES, OPERATIONS, record_key, routing_key
+from reconciler.model.errors import ReconcilerError
 from reconciler.plan.actions import Plan
 from tests.e2e.cutting import CutOff, CuttingStore
-from tests.e2e.scene import Scene, spec_text
+from tests.e2e.scene import Scene, key_of, spec_text
 from tests.local_home import wait_for
 
 pytestmark = pytest.mark.platform
@@ -97,21 +102,83 @@ def test_a_first_apply_cut_off_at_any_write_is_finished_by_the_next(
     assert scene.shape("cut") == reference[0].replace("whole", "cut")
 
 
-def test_an_edit_cut_off_before_any_write_is_finished_by_the_next(
-    stage: Scene, scene: Scene
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_edits_and_a_removal_cut_off_at_any_write_are_finished_by_the_next(
+    stage: Scene, scene: Scene, when: str
 ) -> None:
     reference = _reference(stage)
     scene.write("cut")
     scene.applied()
     _edit(scene, "cut")
 
-    met = _apply_with_cuts(scene, "before")
+    met = _apply_with_cuts(scene, when)
 
     assert _lines("add-1", "configure", "restart", "passwords", "schema/cut/002.sql") <= met
     scene.settle()
     _nothing_is_left_behind(scene, "cut")
     assert scene.shape("cut") == reference[1].replace("whole", "cut")
     assert scene.sql("cut", "select 1", role="app") == [(1,)]
+
+    # Fewer members, another name: whoever leads by then, one member is left and serves the keys.
+    scene.edit("cut", "instances: 2", "instances: 1")
+    scene.edit("cut", "{name: s0,", "{name: a0,")
+    text = (scene.specs / "cut.yaml").read_text()
+    scene.write("cut", f"{text.rstrip()}\n  moved: [{{from: s0, to: a0}}]\n")
+
+    met = _apply_with_cuts(scene, when)
+
+    assert _lines("remove-1") <= met
+    assert routing_key(key_of("cut")) in met
+    scene.settle()
+    _nothing_is_left_behind(scene, "cut")
+    (owner,) = scene.routing("cut").owners
+    assert (owner.shard, [member.name for member in owner.members]) == ("a0", ["cut-s0-0"])
+    assert scene.sql("cut", "select 1", role="app") == [(1,)]
+
+    scene.remove("cut")
+
+    met = _apply_with_cuts(scene, when)
+
+    assert _lines("destroy") <= met
+    for key in (routing_key(key_of("cut")), record_key(key_of("cut"))):
+        assert f"removing {key.replace('v1', 'vN')}" in met
+    assert not [s for s in scene.world().eyes.platform.observe() if s.database == "cut"]
+    assert not [key for key in scene.world().eyes.store.read(DATABASES) if "/cut/" in key]
+    assert scene.world().eyes.store.read(APPLIER) == {}
+
+
+def _kill_etcd(scene: Scene) -> None:
+    (etcd,) = (part for part in lifecycle.status(scene.home).parts if part.name == "etcd")
+    assert etcd.pid
+    tree = [psutil.Process(etcd.pid), *psutil.Process(etcd.pid).children(recursive=True)]
+    for process in tree:
+        process.kill()
+    psutil.wait_procs(tree)
+
+
+def test_an_apply_whose_etcd_is_killed_is_finished_by_the_next(stage: Scene, scene: Scene) -> None:
+    """Once in the middle of setting the database up, and once in the middle of its guards."""
+    reference = _reference(stage)
+    scene.write("cut")
+    left = ["cut-s0/setup", "cut-s0/guards"]
+
+    def kill(event: ApplyEvent) -> None:
+        if isinstance(event, StepStarted) and event.step.id in left:
+            left.remove(event.step.id)
+            _kill_etcd(scene)
+
+    def applied() -> bool:
+        lifecycle.up(scene.home)
+        with suppress(ReconcilerError):  # etcd is gone, its lease not yet, or the look is stale
+            world = scene.world()
+            ended = act(world, scene.look(world), kill, threading.Event())
+            return not left and not ended.failed and not ended.left and not scene.steps()
+        return False
+
+    wait_for(lambda: applied() or None, "an apply that reaches its end", 300)
+    scene.settle()
+    _nothing_is_left_behind(scene, "cut")
+    assert scene.shape("cut") == reference[0].replace("whole", "cut")
 
 
 @pytest.mark.parametrize("steps", [1, 3])
@@ -165,10 +232,14 @@ def test_every_action_done_twice_changes_nothing_the_second_time(scene: Scene) -
     scene.write("twice", spec_text("twice", deletion="keepData"))
     kinds: set[str] = set()
 
+    def settled() -> object:
+        scene.settle_members("twice")  # a busy machine takes a moment until Patroni says so
+        return scene.state("twice")
+
     def play() -> list[str]:
         plan = scene.look().plan
         kinds.update(type(step.action).__name__ for step in plan.steps)
-        unequal = _twice(scene, scene.world(), plan, lambda: scene.state("twice"))
+        unequal = _twice(scene, scene.world(), plan, settled)
         scene.settle()
         return unequal
 
@@ -181,8 +252,17 @@ def test_every_action_done_twice_changes_nothing_the_second_time(scene: Scene) -
     plan = scene.look().plan
     kinds.update(type(step.action).__name__ for step in plan.steps)
     assert _twice(scene, scene.world(), plan, lambda: scene.state("twice")) == []
+    # It comes back with its data, under another name of its shard, and goes for ever.
+    text = spec_text("twice", '{name: a0, keys: ["-"]}', more="  moved: [{from: s0, to: a0}]\n")
+    scene.write("twice", text.replace("generation: 1", "generation: 2"))
+    assert _twice(scene, scene.world(), scene.look().plan, settled) == []
+    assert play() == []  # what is seen only once it runs
+    scene.remove("twice")
+    plan = scene.look().plan
+    kinds.update(type(step.action).__name__ for step in plan.steps)
+    assert _twice(scene, scene.world(), plan, lambda: scene.state("twice")) == []
     assert kinds == {
-        "AddMember", "Configure", "InstallGuards", "RemoveMember", "RemoveRecord",
-        "RestartMembers", "RunSchemaFile", "SetPasswords", "SetUpDatabase", "StartShard",
-        "StopShard", "SwitchOver", "WriteRecord", "WriteRouting",
+        "AddMember", "Configure", "DestroyShard", "InstallGuards", "RemoveMember", "RemoveRecord",
+        "RemoveRouting", "RestartMembers", "RunSchemaFile", "SetPasswords", "SetUpDatabase",
+        "StartShard", "StopShard", "SwitchOver", "WriteRecord", "WriteRouting",
     }  # fmt: skip
