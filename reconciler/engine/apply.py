@@ -306,11 +306,11 @@ class Applier:
     def _waits(self, step: Step, reason: str, journal: Journal) -> None:
         """Tell what a step waits for: whoever watches here, and whoever looks from elsewhere."""
         now = self._now()
-        self._tell(StepWaits(now, step, reason))
         bounded = not isinstance(step.action, MoveKeyRange | CloseMove)
         until = now + timedelta(seconds=self._world.settings.start_s) if bounded else None
         with suppress(ReconcilerError):  # the step goes on; its outcome will be written or not
             journal.waits(step, reason, now, until)
+        self._tell(StepWaits(now, step, reason))
 
     def _take(
         self, future: Future[float], step: Step, progress: _Progress, journal: Journal

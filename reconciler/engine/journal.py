@@ -33,6 +33,7 @@ KEPT_OPERATIONS = 50
 KEPT_PLANS = 1000
 """Saved plans that are remembered as used; older ones cannot be told from new ones, and the
 versions of all they saw have moved on since."""
+AMOUNTS_EVERY_S = 2.0
 _AMOUNTS = re.compile(r"\d[\d,.]*")
 _BATCH = 100
 """Keys that are removed in one write; etcd allows 128 operations each."""
@@ -182,6 +183,8 @@ class Journal:
     head: dict[str, Any] = field(default_factory=dict)
     steps: dict[str, dict[str, Any]] = field(default_factory=dict)
     numbers: dict[str, int] = field(default_factory=dict)
+    noted: dict[str, datetime] = field(default_factory=dict)
+    """When the amounts that a step waits for were written last."""
     single_use: bool = False
 
     def open(self, plan: Plan, actor: str, at: datetime, *, single_use: bool) -> None:
@@ -220,16 +223,19 @@ class Journal:
         self._write_step(step)
 
     def waits(self, step: Step, reason: str, at: datetime, until: datetime | None) -> None:
-        """Note what a step waits for; another amount in it (``31 MB behind``) is not written.
+        """Note what a step waits for; another amount in it (``31 MB behind``) now and then.
 
         Called from the step's own thread, whose record nobody else writes meanwhile.
         """
         record = self.steps[step.id]
         if _AMOUNTS.sub("", record.get("waits", "")) == _AMOUNTS.sub("", reason):
-            return
+            if (at - self.noted[step.id]).total_seconds() < AMOUNTS_EVERY_S:
+                return
+        else:
+            record["waitsSince"] = at.isoformat(timespec="milliseconds")
+            record["waitsUntil"] = until.isoformat(timespec="milliseconds") if until else ""
         record["waits"] = reason
-        record["waitsSince"] = at.isoformat(timespec="milliseconds")
-        record["waitsUntil"] = until.isoformat(timespec="milliseconds") if until else ""
+        self.noted[step.id] = at
         self._write_step(step)
 
     def outcome(self, step: Step, seconds: float, error: ReconcilerError | None = None) -> None:

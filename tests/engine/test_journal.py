@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reconciler.engine.journal import read_operations, title_of
+from reconciler.engine.journal import Journal, read_operations, title_of
 from reconciler.engine.records import OPERATIONS
-from reconciler.model.access import Versioned
-from reconciler.model.names import DatabaseKey, DatabaseName, Namespace, ShardName
+from reconciler.model.access import Lease, Versioned
+from reconciler.model.names import DatabaseKey, DatabaseName, FencingToken, Namespace, ShardName
 from reconciler.plan.actions import RemoveRecord, Risk, Step
 
 _SHOP = DatabaseKey(Namespace("default"), DatabaseName("shop"))
@@ -112,3 +113,29 @@ def test_a_title_names_its_shard() -> None:
     )
 
     assert title_of(one) == "stop s0"
+
+
+class _Kept:
+    """Keeps what is written."""
+
+    def __init__(self) -> None:
+        self.written: list[dict[str, Any]] = []
+
+    def write(self, changes: dict[str, tuple[bytes | None, int | None]], lease: Lease) -> int:
+        self.written += [json.loads(value) for value, _ in changes.values() if value]
+        return 1
+
+
+def test_what_a_step_waits_for_is_noted_since_when_and_its_amounts_now_and_then() -> None:
+    kept, now = _Kept(), datetime(2026, 1, 1, tzinfo=UTC)
+    journal = Journal(kept, Lease("k", 1, FencingToken(1)), "op-1")  # type: ignore[arg-type]
+    one = Step("s", _SHOP, RemoveRecord(_SHOP), (), Risk.ONLINE, "go", "")
+    journal.intent(one, now)
+    for seconds, reason in ((1, "9 MB behind"), (2, "8 MB behind"), (4, "7 MB behind"), (5, "x")):
+        journal.waits(one, reason, now + timedelta(seconds=seconds), None)
+    journal.outcome(one, 6.0)
+
+    told = [(record.get("waits"), record.get("waitsSince", "")[17:19]) for record in kept.written]
+    assert told == [
+        (None, ""), ("9 MB behind", "01"), ("7 MB behind", "01"), ("x", "05"), (None, ""),
+    ]  # fmt: skip
