@@ -101,7 +101,7 @@ def measure(target: Target, clients: int, seconds: int, folder: Path, password: 
     command = [
         "pgbench", "-n", "-h", "127.0.0.1", "-p", str(target.port), "-U", "shop_app", "-f",
         str(script), "-M", target.mode, "-c", str(clients), "-j", str(min(clients, 2)),
-        "-T", str(seconds), "shop",
+        "-T", str(seconds + clients // 25), "shop",  # connecting is part of it
     ]  # fmt: skip
     done = subprocess.run(
         command, env={**os.environ, "PGPASSWORD": password}, capture_output=True, text=True
