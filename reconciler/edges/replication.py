@@ -9,6 +9,7 @@ same call goes on from there. Names tell what belongs to a move: publication, sl
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import assert_never
 
 from reconciler.edges import (
@@ -44,8 +45,10 @@ from reconciler.edges.replication_guards import (
     narrowed,
     read_guards,
 )
+from reconciler.edges.replication_witness import Witness, open_witness, verify_cut
 from reconciler.model.access import Seat
 from reconciler.model.desired import CopyDriver
+from reconciler.model.errors import ReconcilerError
 from reconciler.model.moves import (
     Comparison,
     CopyProgress,
@@ -63,7 +66,10 @@ _NOBODY = FencingToken(0)
 
 
 class LogicalMover:
-    """The port ``Mover``. Safe to share between threads: no session is kept."""
+    """The port ``Mover``. Safe to share between threads.
+
+    No session is kept but those that hold the snapshots of a cut until it is compared.
+    """
 
     def __init__(
         self,
@@ -72,6 +78,7 @@ class LogicalMover:
         room: Room = unknown_room,
     ) -> None:
         self._limits, self._timeouts, self._room = limits, timeouts, room
+        self._witnesses: dict[MoveId, Witness] = {}
 
     def preflight(self, move: Move, source: Seat, target: Seat | None) -> tuple[Obstacle, ...]:
         """Return all that is in the way of the move; changes nothing.
@@ -85,7 +92,8 @@ class LogicalMover:
 
     def view(self, move: Move, source: Seat, target: Seat, map_epoch: Epoch) -> MoveView:
         """Return what is seen. A side that does not answer is Unseen; nothing is raised for it."""
-        return replication_view.view(self._ends(move, source, target, _NOBODY), map_epoch)
+        seen = replication_view.view(self._ends(move, source, target, _NOBODY), map_epoch)
+        return replace(seen, cut_held=move.id in self._witnesses)
 
     def prepare_target(self, move: Move, source: Seat, target: Seat, token: FencingToken) -> None:
         """Make our own tables at both sides, and the target refuse the keys by itself.
@@ -168,6 +176,17 @@ class LogicalMover:
         """Give each side values of its own. Raises NumbersUsedUp, NotReady."""
         replication_numbers.divide_sequences(self._ends(move, source, target, token))
 
+    def verify_cut(self, move: Move, source: Seat, target: Seat, token: FencingToken) -> Comparison:
+        """Compare both sides as of the cut; ``later`` when only a later point could be."""
+        witness = self._witnesses.pop(move.id, None)
+        return verify_cut(self._ends(move, source, target, token), witness)
+
+    def verify_back(
+        self, move: Move, source: Seat, target: Seat, token: FencingToken
+    ) -> Comparison:
+        """As ``verify`` while the source follows the target. Raises NotReady."""
+        return replication_verify.verify(self._ends(move, source, target, token), back=True)
+
     def arm(self, move: Move, source: Seat, target: Seat, token: FencingToken) -> None:
         """Make the way back ready: a publication and a slot at the target. Raises SlotBlocked."""
         replication_streams.arm(self._ends(move, source, target, token))
@@ -182,7 +201,17 @@ class LogicalMover:
         stream is not close behind.
         """
         ends = self._ends(move, source, target, token)
-        return replication_cut.cut(ends, replication_cut.forward_way(ends, epoch))
+        witness = open_witness(ends)
+        try:
+            result = replication_cut.cut(ends, replication_cut.forward_way(ends, epoch), witness)
+        except ReconcilerError:
+            witness.close()
+            raise
+        if result.opened and witness.taken:
+            self._witnesses[move.id] = witness
+        else:
+            witness.close()
+        return result
 
     def roll_back_cut(
         self, move: Move, source: Seat, target: Seat, token: FencingToken, epoch: Epoch

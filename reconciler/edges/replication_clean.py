@@ -98,7 +98,8 @@ def _forget_copy(ends: Ends) -> None:
             owned = accepting(ends.move, read_guards(connection))
             connection.execute(
                 "UPDATE shardwright.moved SET slot = '', lsn = NULL, timeline = '',"
-                " indexed = false, verified = '', cut_timeline = '' WHERE move_id = %s",
+                " indexed = false, verified = '', verified_back = '', cut_timeline = ''"
+                " WHERE move_id = %s",
                 [ends.move.id],
             )
             connection.execute(

@@ -151,7 +151,7 @@ def start_over(ends: Ends) -> tuple[MovedTable, ...]:
         connection.execute(
             "INSERT INTO shardwright.moved (move_id, begun) VALUES (%s, true)"
             " ON CONFLICT (move_id) DO UPDATE SET begun = true, slot = '', lsn = NULL,"
-            " timeline = '', indexed = false, verified = '', cut_timeline = ''",
+            " timeline = '', indexed = false, verified = '', verified_back = '', cut_timeline = ''",
             [move.id],
         )
     drop_forward(ends)

@@ -51,6 +51,7 @@ from reconciler.edges.replication_numbers import check_apart
 from reconciler.edges.replication_ready import blockers, check_ready
 from reconciler.edges.replication_seal import advance_slot
 from reconciler.edges.replication_standbys import FLUSH, following
+from reconciler.edges.replication_witness import Witness
 from reconciler.model.errors import ReconcilerError
 from reconciler.model.keyspace import KeySet
 from reconciler.model.moves import CutResult
@@ -145,8 +146,11 @@ def backward_way(ends: Ends, epoch: Epoch) -> Way:
     )
 
 
-def cut(ends: Ends, way: Way) -> CutResult:
-    """Hand the keys over. Raises NotReady with nothing changed when its moment has not come."""
+def cut(ends: Ends, way: Way, witness: Witness | None = None) -> CutResult:
+    """Hand the keys over. Raises NotReady with nothing changed when its moment has not come.
+
+    ``witness`` takes its snapshots before the first table is opened.
+    """
     move = ends.move
     with (
         open_session(way.loser, **_LOCAL) as here,
@@ -178,7 +182,7 @@ def cut(ends: Ends, way: Way) -> CutResult:
         limit = begun + move.pause_max_ms / 1000
         run = _Run(ends, way, here, there, here_aside, there_aside, limit, line, known)
         try:
-            _close(run, fences)
+            _close(run, fences, witness)
             _open_first(run, openings)
         except _BackOut as why:
             _give_back(run)
@@ -191,13 +195,17 @@ def _since(begun: float) -> float:
     return (time.monotonic() - begun) * 1000
 
 
-def _close(run: _Run, fences: list[tuple[GuardChange, sql.Composed]]) -> None:
+def _close(
+    run: _Run, fences: list[tuple[GuardChange, sql.Composed]], witness: Witness | None
+) -> None:
     """Fence, drain and seal; whatever fails here, nothing is open and the loser gets its keys."""
     try:
         beat = secrets.randbits(62)
         _fence(run, fences, beat)
         _drain(run, beat)
         _seal(run)
+        if witness is not None:
+            witness.take()
         set_epoch(run.here, run.way.epoch, run.ends.token)
     except pg.QueryCanceled:
         raise _BackOut("a statement took longer than writers may wait") from None

@@ -72,9 +72,10 @@ class Limits:
     ``workers`` read and write in parallel during a copy; ``chunk_bytes`` is what a worker copies in
     one transaction; ``slot_wait_ms`` how long a slot may wait for transactions that write;
     ``catch_up_s`` how long a comparison waits for the other side; ``hold_ms`` how long it may hold
-    writers of one table; ``statement_ms`` bounds a scan or an index build; ``prune_pages`` is what
-    one transaction of a prune looks through, ``prune_share`` the part of the time that it works;
-    ``reserve_bytes`` of disk stay free at both sides.
+    writers of one table; ``statement_ms`` bounds a scan or an index build; ``verified_s`` is how
+    long a comparison counts, ``witness_s`` how long the snapshots of a cut wait to be compared;
+    ``prune_pages`` is what one transaction of a prune looks through, ``prune_share`` the part of
+    the time that it works; ``reserve_bytes`` of disk stay free at both sides.
     """
 
     workers: int = 2
@@ -85,6 +86,8 @@ class Limits:
     statement_ms: int = 86_400_000
     prune_pages: int = 1024
     prune_share: float = 0.5
+    verified_s: float = 3600.0
+    witness_s: float = 600.0
     reserve_bytes: int = 256 * 1024 * 1024
 
 
@@ -244,6 +247,16 @@ def timeline(connection: psycopg.Connection) -> str:
     pg_control tells the new one only after a checkpoint; the WAL file's name tells it at once.
     """
     return one_text(connection, "SELECT left(pg_walfile_name(pg_current_wal_insert_lsn()), 8)")
+
+
+INCARNATION = """left(pg_walfile_name(pg_current_wal_insert_lsn()), 8) || '@'
+  || extract(epoch FROM pg_postmaster_start_time())::int8"""
+"""The timeline and when the server started: another after each failover and each restart."""
+
+
+def incarnation(connection: psycopg.Connection) -> str:
+    """Return what is another after a failover and after a restart."""
+    return one_text(connection, f"SELECT {INCARNATION}")
 
 
 def one_text(connection: psycopg.Connection, query: str, *values: object) -> str:

@@ -1,9 +1,9 @@
 """An exact comparison of both sides while applications write.
 
-For each table: writers wait (SHARE, readers go on), a beat is written and awaited at the target, a
-snapshot is taken on both sides, writers go on. The snapshots are of the same rows, and are compared
-at leisure by their number and two sums of row hashes; then, only if they differ, by 1,024 buckets
-and row by row in those that differ (resharding.md, section 4).
+For each table: writers wait (SHARE, readers go on), a beat is written and awaited at the side that
+follows, a snapshot is taken on both sides, writers go on. The snapshots are of the same rows, and
+are compared at leisure by their number and two sums of row hashes; then, only if they differ, by
+1,024 buckets and row by row in those that differ (resharding.md, section 4).
 
 Row hashes tell equality, not bytes: 1.0 and 1.00 of numeric are equal to them. Types that
 PostgreSQL cannot hash are compared as text.
@@ -15,30 +15,36 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import psycopg
 from psycopg import errors as pg
 from psycopg import sql
 
+from reconciler.edges.postgres_session import Target as Server
 from reconciler.edges.replication_ends import (
     Ends,
     NotReady,
     check_fence,
     has_beat,
+    incarnation,
     open_session,
     patient,
     run,
-    timeline,
     write_beat,
 )
-from reconciler.edges.replication_tables import MovedTable, sharded_tables
+from reconciler.edges.replication_tables import MovedTable, all_tables
 from reconciler.model.moves import Comparison
 
 POLL_S = 0.0005
-HOLD_ATTEMPTS_MAX = 20
-BETWEEN_ATTEMPTS_S = 0.25
+HOLD_MS = 12
+"""How long writers are held at first; twice as long after every ATTEMPTS_A_LENGTH attempts."""
+ATTEMPTS_A_LENGTH = 8
+HOLD_ATTEMPTS_MAX = 60
+BETWEEN_ATTEMPTS_S = 0.1
 SAMPLES_MAX = 5
+SAMPLES_SHOWN = 2 * SAMPLES_MAX
 BUCKETS_MAX = 3
 ROWS_MAX = 10_000
 _HASHED = frozenset({
@@ -46,7 +52,7 @@ _HASHED = frozenset({
     "jsonb", "name", "numeric", "oid", "text", "time", "timestamp", "timestamptz", "timetz", "uuid",
     "varchar", "bpchar", "inet", "cidr", "macaddr", "macaddr8",
 })  # fmt: skip
-_PLAIN = {
+PLAIN = {
     # Text of a value must not depend on a server's settings.
     "DateStyle": "ISO",
     "IntervalStyle": "postgres",
@@ -54,58 +60,105 @@ _PLAIN = {
     "extra_float_digits": "1",
     "bytea_output": "hex",
 }
+SNAPSHOT = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SELECT 1 FROM pg_class LIMIT 1"
 
 
-def verify(ends: Ends) -> Comparison:
-    """Compare every table of the keys, and note at the target that they were equal.
+@dataclass(frozen=True, slots=True)
+class _Course:
+    """Which way rows flow: from the side that clients write at to the one that follows it."""
 
-    Raises NotReady when the target does not catch up within the limits.
+    writing: Server
+    following: Server
+    lane: str
+    sides: tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class _Crew:
+    """The sessions of a comparison: two read at leisure, three bring them to the same rows."""
+
+    here: psycopg.Connection
+    there: psycopg.Connection
+    holder: psycopg.Connection
+    writer: psycopg.Connection
+    watcher: psycopg.Connection
+    held_ms: list[float] = field(default_factory=list)
+
+
+def verify(ends: Ends, *, back: bool = False) -> Comparison:
+    """Compare every table of the keys, and note at the target whether they were equal.
+
+    ``back``: clients write at the target, and the source follows. Raises NotReady when the other
+    side does not catch up within the limits.
     """
-    source, target = patient(ends.source, ends.limits), patient(ends.target, ends.limits)
+    if back:
+        course = _Course(ends.target, ends.source, ends.reverse, ("target", "source"))
+    else:
+        course = _Course(ends.source, ends.target, ends.forward, ("source", "target"))
     differing: list[str] = []
     samples: list[str] = []
     with (
-        open_session(source, **_PLAIN) as here,
-        open_session(target, **_PLAIN) as there,
-        open_session(source) as holder,
-        open_session(ends.target) as watcher,
-        open_session(ends.source) as writer,
+        open_session(patient(course.writing, ends.limits), **PLAIN) as here,
+        open_session(patient(course.following, ends.limits), **PLAIN) as there,
+        open_session(course.writing) as holder,
+        open_session(course.writing) as writer,
+        open_session(course.following) as watcher,
     ):
-        tables = sharded_tables(here, ends.move)
-        _catch_up(ends, writer, watcher)
-        for table in tables:
-            with _same_rows(ends, table, here, there, (holder, writer, watcher)):
-                if _differs(here, there, table, ends):
-                    differing.append(table.name)
-                    samples.extend(_samples(here, there, table, ends))
-        if not differing:
-            _note(ends, here, watcher)
-    return Comparison(not differing, tuple(differing), tuple(samples[: 2 * SAMPLES_MAX]))
+        crew = _Crew(here, there, holder, writer, watcher)
+        _catch_up(ends, course, crew)
+        for table in _followed(here, ends, course):
+            with _same_rows(ends, course, table, crew):
+                found = differences(here, there, table, ends, course.sides)
+            differing.extend([table.name] if found else [])
+            samples.extend(found)
+        source, target = (watcher, writer) if back else (here, watcher)
+        as_of = "" if differing else f"{incarnation(source)}/{incarnation(target)}"
+        _note(ends, target, as_of, back=back)
+    held = max(crew.held_ms, default=0.0)
+    return Comparison(not differing, tuple(differing), tuple(samples[:SAMPLES_SHOWN]), held)
 
 
-def _note(ends: Ends, here: psycopg.Connection, watcher: psycopg.Connection) -> None:
-    with watcher.transaction():
-        check_fence(watcher, ends.token)
-        watcher.execute(
-            "UPDATE shardwright.moved SET verified = %s WHERE move_id = %s AND slot <> ''",
-            [f"{timeline(here)}/{timeline(watcher)}", ends.move.id],
+def differences(
+    here: psycopg.Connection,
+    there: psycopg.Connection,
+    table: MovedTable,
+    ends: Ends,
+    sides: tuple[str, str],
+) -> list[str]:
+    """Compare a table's rows in two snapshots; return some that differ, empty when none does."""
+    return _samples(here, there, table, ends, sides) if _differs(here, there, table, ends) else []
+
+
+def _followed(here: psycopg.Connection, ends: Ends, course: _Course) -> tuple[MovedTable, ...]:
+    """Return the tables whose rows flow: reference tables only where they can be followed."""
+    query = "SELECT schemaname || '.' || tablename FROM pg_publication_tables WHERE pubname = %s"
+    published = {str(name) for (name,) in here.execute(query, [course.lane])}
+    return tuple(t for t in all_tables(here, ends.move) if t.key or t.name in published)
+
+
+def _note(ends: Ends, target: psycopg.Connection, as_of: str, *, back: bool) -> None:
+    column = sql.Identifier("verified_back" if back else "verified")
+    with target.transaction():
+        check_fence(target, ends.token)
+        target.execute(
+            sql.SQL(
+                "UPDATE shardwright.moved SET {} = %s, verified_at = clock_timestamp()"
+                " WHERE move_id = %s AND (slot <> '' OR %s)"
+            ).format(column),
+            [as_of, ends.move.id, back],
         )
 
 
-def _catch_up(ends: Ends, writer: psycopg.Connection, watcher: psycopg.Connection) -> None:
-    """Wait until the target is about level, without holding anybody back."""
-    if not _await_beat(ends, writer, watcher, ends.limits.catch_up_s):
-        raise NotReady(
-            ends.target.subject, f"it did not catch up within {ends.limits.catch_up_s:.0f} s"
-        )
+def _catch_up(ends: Ends, course: _Course, crew: _Crew) -> None:
+    """Wait until the other side is about level, without holding anybody back."""
+    beat = write_beat(crew.writer, course.lane)
+    limit_s = ends.limits.catch_up_s
+    if not _await_beat(crew, course, beat, time.monotonic() + limit_s):
+        raise NotReady(course.following.subject, f"it did not catch up within {limit_s:.0f} s")
 
 
-def _await_beat(
-    ends: Ends, writer: psycopg.Connection, watcher: psycopg.Connection, limit_s: float
-) -> bool:
-    until = time.monotonic() + limit_s
-    beat = write_beat(writer, ends.forward)
-    while not has_beat(watcher, ends.forward, beat):
+def _await_beat(crew: _Crew, course: _Course, beat: int, until: float) -> bool:
+    while not has_beat(crew.watcher, course.lane, beat):
         if time.monotonic() > until:
             return False
         time.sleep(POLL_S)
@@ -113,52 +166,52 @@ def _await_beat(
 
 
 @contextmanager
-def _same_rows(
-    ends: Ends,
-    table: MovedTable,
-    here: psycopg.Connection,
-    there: psycopg.Connection,
-    helpers: tuple[psycopg.Connection, psycopg.Connection, psycopg.Connection],
-) -> Iterator[None]:
-    """Open a transaction on both sides that sees the same rows of the table."""
-    holder, writer, watcher = helpers
-    for _ in range(HOLD_ATTEMPTS_MAX):
-        if _snapshots(ends, table, here, there, (holder, writer, watcher)):
+def _same_rows(ends: Ends, course: _Course, table: MovedTable, crew: _Crew) -> Iterator[None]:
+    """Open a transaction on both sides that sees the same rows of the table.
+
+    Writers are held for a few ms and then let go, however far it came; only when that was never
+    enough are they held for longer, up to the limit.
+    """
+    for attempt in range(HOLD_ATTEMPTS_MAX):
+        hold_ms = min(ends.limits.hold_ms, HOLD_MS << (attempt // ATTEMPTS_A_LENGTH))
+        if _snapshots(course, table, crew, hold_ms):
             break
         time.sleep(BETWEEN_ATTEMPTS_S)
     else:
         raise NotReady(
-            ends.source.subject,
-            f"{table.name} was never free of writers, or the target level with it,"
+            course.writing.subject,
+            f"{table.name} was never free of writers, or {course.following.name} level with it,"
             f" within {ends.limits.hold_ms} ms",
         )
     try:
         yield
     finally:
-        for connection in (here, there):
+        for connection in (crew.here, crew.there):
             connection.execute("ROLLBACK")
 
 
-def _snapshots(
-    ends: Ends,
-    table: MovedTable,
-    here: psycopg.Connection,
-    there: psycopg.Connection,
-    helpers: tuple[psycopg.Connection, psycopg.Connection, psycopg.Connection],
-) -> bool:
-    holder, writer, watcher = helpers
-    held = ends.limits.hold_ms
-    try:
-        with holder.transaction():
-            run(holder, "SET LOCAL lock_timeout = {}", sql.Literal(held))
-            run(holder, "LOCK TABLE {} IN SHARE MODE", table.identifier)
-            if not _await_beat(ends, writer, watcher, held / 1000):
-                return False
-            for connection in (here, there):
-                connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-                connection.execute("SELECT 1 FROM pg_class LIMIT 1")
-    except (pg.LockNotAvailable, pg.DeadlockDetected):
+def _snapshots(course: _Course, table: MovedTable, crew: _Crew, hold_ms: int) -> bool:
+    """Take both snapshots while writers wait. They queue behind our wait for the lock as well."""
+    with crew.holder.transaction():
+        run(crew.holder, "SET LOCAL lock_timeout = {}", sql.Literal(max(1, hold_ms // 3)))
+        begun = time.monotonic()
+        try:
+            return _take_both(course, table, crew, begun + hold_ms / 1000)
+        except (pg.LockNotAvailable, pg.DeadlockDetected):
+            raise psycopg.Rollback from None
+        finally:
+            crew.held_ms.append((time.monotonic() - begun) * 1000)
+    return False
+
+
+def _take_both(course: _Course, table: MovedTable, crew: _Crew, until: float) -> bool:
+    run(crew.holder, "LOCK TABLE {} IN SHARE MODE", table.identifier)
+    beat = write_beat(crew.writer, course.lane)
+    crew.here.execute(SNAPSHOT)
+    if not _await_beat(crew, course, beat, until):
+        crew.here.execute("ROLLBACK")
         return False
+    crew.there.execute(SNAPSHOT)
     return True
 
 
@@ -194,10 +247,16 @@ def _both(here: psycopg.Connection, there: psycopg.Connection, query: sql.Compos
 
 
 def _samples(
-    here: psycopg.Connection, there: psycopg.Connection, table: MovedTable, ends: Ends
+    here: psycopg.Connection,
+    there: psycopg.Connection,
+    table: MovedTable,
+    ends: Ends,
+    sides: tuple[str, str],
 ) -> list[str]:
     """Name some keys whose rows differ, with the side that has each row."""
-    bucket = sql.SQL("({} >> 54)").format(table.position())
+    hashed = table.position() if table.key else sql.SQL("hash_record_extended(r, 0)")
+    bucket = sql.SQL("({} >> 54)").format(hashed)
+    key = sql.SQL("{}::text").format(sql.Identifier(table.key)) if table.key else sql.SQL("''")
     counted = sql.SQL(
         "SELECT {}, count(*), sum(hash_record_extended(r, 0)), bit_xor(hash_record_extended(r, 1))"
         " FROM ({}) AS r GROUP BY 1"
@@ -205,18 +264,19 @@ def _samples(
     mine, theirs = ({row[0]: row[1:] for row in rows} for rows in _both(here, there, counted))
     differing = sorted(b for b in mine.keys() | theirs.keys() if mine.get(b) != theirs.get(b))
     listed = sql.SQL(
-        "SELECT {}::text, hash_record_extended(r, 0), left(r::text, 200) FROM ({}) AS r"
+        "SELECT {}, hash_record_extended(r, 0), left(r::text, 200) FROM ({}) AS r"
         " WHERE {} = ANY({}) ORDER BY 1, 2 LIMIT {}"
     ).format(
-        sql.Identifier(table.key),
+        key,
         _rows(table, ends),
         bucket,
         sql.Literal(differing[:BUCKETS_MAX]),
         sql.Literal(ROWS_MAX),
     )
     ours, others = ({(k, h): text for k, h, text in rows} for rows in _both(here, there, listed))
+    label = f"{table.name} {table.key}=" if table.key else f"{table.name}"
     return [
-        f"{table.name} {table.key}={key}: {name} has {rows[key, hashed]}"
-        for name, rows, without in (("source", ours, others), ("target", others, ours))
-        for key, hashed in sorted(rows.keys() - without.keys())[:SAMPLES_MAX]
-    ]
+        f"{label}{value}: {name} has {rows[value, hash_]}"
+        for name, rows, without in ((sides[0], ours, others), (sides[1], others, ours))
+        for value, hash_ in sorted(rows.keys() - without.keys())[:SAMPLES_MAX]
+    ] or [f"{table.name}: other rows"]

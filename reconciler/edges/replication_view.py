@@ -11,7 +11,7 @@ from psycopg import sql
 
 from reconciler.edges.bounded_connection import set_statement_timeout
 from reconciler.edges.postgres_session import Target as Server
-from reconciler.edges.replication_ends import Ends, address, open_session, timeline
+from reconciler.edges.replication_ends import INCARNATION, Ends, address, open_session, timeline
 from reconciler.edges.replication_guards import accepting, read_guards, refusing
 from reconciler.edges.replication_holds import missing, refused_below, standing
 from reconciler.edges.replication_numbers import Numbers, read_numbers, shared
@@ -63,11 +63,14 @@ SELECT json_build_object(
                                                p.gid, p.owner))
                  FROM pg_prepared_xacts p
                 WHERE p.database = current_database()),
+  'incarnation', {INCARNATION},
   'installed', to_regclass('shardwright.moved') IS NOT NULL)
 """  # noqa: S608
 _NOTES = """
 SELECT json_build_object(
   'note', (SELECT to_jsonb(m) FROM shardwright.moved m WHERE move_id = %(move)s),
+  'fresh', (SELECT verified_at > clock_timestamp() - make_interval(secs => %(verified_s)s)
+              FROM shardwright.moved WHERE move_id = %(move)s),
   'ddl', (SELECT count(*) FROM shardwright.move_ddl WHERE move_id = %(move)s),
   'beats', (SELECT json_agg(DISTINCT lane) FROM shardwright.beat
              WHERE lane IN (%(forward)s, %(reverse)s)))
@@ -125,7 +128,7 @@ def view(ends: Ends, map_epoch: Epoch) -> MoveView:
         copied=note.get("slot") or "",
         copy_begun=bool(note.get("begun")),
         indexed=bool(note.get("indexed")) and not t.notes.get("ddl"),
-        verified=bool(note.get("slot")) and note.get("verified") == f"{s.timeline}/{t.timeline}",
+        verified=bool(note.get("slot")) and _equal_now("verified", s, t),
         fenced=refusing(move, s.guards),
         opened=opened,
         drained=False,
@@ -138,8 +141,15 @@ def view(ends: Ends, map_epoch: Epoch) -> MoveView:
         source_refuses_below=s.refuses_below,
         target_refuses_below=t.refuses_below,
         obstacles=(*_obstacles(move, s, t), *filter(None, (ends.short_of_room(),))),
+        verified_back=_equal_now("verified_back", s, t),
         left=(*_left(s, "source"), *_left(t, "target"), *_note_left(note, opened)),
     )
+
+
+def _equal_now(note: str, source: _Sight, target: _Sight) -> bool:
+    """Whether a comparison that was noted still counts: not too old, no side restarted since."""
+    as_of = f"{source.seen.get('incarnation')}/{target.seen.get('incarnation')}"
+    return bool(target.notes.get("fresh")) and target.note.get(note) == as_of
 
 
 def _look(at: Server, ends: Ends, source: bool) -> _Sight | Unseen:
@@ -158,6 +168,7 @@ def _read(connection: psycopg.Connection, ends: Ends, *, source: bool) -> _Sight
         "source": address(ends.source),
         "target": address(ends.target),
         "move": move.id,
+        "verified_s": ends.limits.verified_s,
         "tables": [t.name for t in move.tables],
     }
     seen = _one(connection, _LOOK, values)
@@ -255,5 +266,5 @@ def _left(side: _Sight, where: str) -> list[str]:
 
 def _note_left(note: dict[str, Any], opened: tuple[str, ...]) -> list[str]:
     """A note that only says whose the rows are is no leftover until the target owns them."""
-    marks = any(note.get(k) for k in ("slot", "verified", "cut_timeline"))
+    marks = any(note.get(k) for k in ("slot", "verified", "verified_back", "cut_timeline"))
     return ["the note at the target"] if note and (marks or opened) else []

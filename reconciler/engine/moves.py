@@ -13,7 +13,7 @@ from typing import assert_never
 
 from reconciler.engine.observe import login_of, primary_of
 from reconciler.engine.ports import Clock, Mover, Patroni, Platform, Store
-from reconciler.engine.problems import MoveObstructed, RowsDiffer, StoppedByUser, WaitedTooLong
+from reconciler.engine.problems import MoveObstructed, StoppedByUser, WaitedTooLong, rows_differ
 from reconciler.engine.records import (
     decode_move,
     decode_routing,
@@ -25,14 +25,14 @@ from reconciler.engine.records import (
 from reconciler.model.access import Lease, Seat
 from reconciler.model.errors import ReconcilerError
 from reconciler.model.keyspace import KeySet
-from reconciler.model.moves import CopyProgress, CutResult, Move, MoveView, Stage, Wish
+from reconciler.model.moves import Comparison, CopyProgress, CutResult, Move, MoveView, Stage, Wish
 from reconciler.model.names import Epoch, MemberName, ScopeKey, ShardName
 from reconciler.model.platform import PlatformShard
 from reconciler.model.records import router_epoch, routers_key
 from reconciler.model.routing import RoutingMap, RoutingMember, RoutingOwner
 from reconciler.model.unseen import Unseen
 from reconciler.workflow.phase import Act, Done, Refuse, Wait
-from reconciler.workflow.reshard import BEGINNINGS, decide, record_cut, record_stage
+from reconciler.workflow.reshard import BEGINNINGS, decide
 from reconciler.workflow.reshard_acts import (
     Arm,
     BuildIndexes,
@@ -54,9 +54,12 @@ from reconciler.workflow.reshard_acts import (
     Subscribe,
     Unfence,
     Verify,
+    VerifyBack,
+    VerifyCut,
     WriteMap,
 )
 from reconciler.workflow.reshard_facts import next_epoch
+from reconciler.workflow.reshard_records import record_compared, record_cut, record_stage
 
 POLL_S = 0.2
 """How often a wait looks again."""
@@ -258,9 +261,15 @@ def _perform(crew: Crew, scene: Scene, act: Step) -> None:  # noqa: C901  a disp
         case Subscribe():
             mover.subscribe(move, source, target, token)
         case Verify():
-            _verify(crew, scene)
+            _tell_equal(crew, scene, mover.verify(move, source, target, token))
         case DivideSequences():
             mover.divide_sequences(move, source, target, token)
+        case VerifyCut():
+            found = mover.verify_cut(move, source, target, token)
+            _write(crew, record_compared(move, found))
+            _tell_equal(crew, scene, found)
+        case VerifyBack():
+            _tell_equal(crew, scene, mover.verify_back(move, source, target, token))
         case Arm():
             mover.arm(move, source, target, token)
         case Cut():
@@ -304,14 +313,12 @@ def _refuse_obstacles(crew: Crew, scene: Scene) -> None:
         )
 
 
-def _verify(crew: Crew, scene: Scene) -> None:
-    found = crew.mover.verify(scene.move, scene.source, scene.target, crew.lease.token)
+def _tell_equal(crew: Crew, scene: Scene, found: Comparison) -> None:
+    """Tell what a comparison found. Raises RowsDiffer."""
     if not found.equal:
-        raise RowsDiffer(
-            f"move {scene.move.id}",
-            f"source and target differ in {', '.join(found.tables)}: {'; '.join(found.samples)}",
-            remedy=f"look at them; `shardwright operation abort {scene.move.id}` undoes the copy",
-        )
+        raise rows_differ(scene.move, found)
+    later = ", later than the cut: its snapshots were lost" if found.later else ""
+    crew.wait(f"all rows are equal{later}; writers were held {found.held_ms:.1f} ms at most")
 
 
 def _note_cut(crew: Crew, scene: Scene, result: CutResult, published: WriteMap) -> None:

@@ -278,6 +278,16 @@ class Mover(Protocol):
         """DivideSequences."""
         ...
 
+    def verify_cut(self, move: Move, source: Seat, target: Seat, token: FencingToken) -> Comparison:
+        """VerifyCut; the engine records what it returns."""
+        ...
+
+    def verify_back(
+        self, move: Move, source: Seat, target: Seat, token: FencingToken
+    ) -> Comparison:
+        """VerifyBack."""
+        ...
+
     def arm(self, move: Move, source: Seat, target: Seat, token: FencingToken) -> None:
         """Arm."""
         ...

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from reconciler.model.errors import ReconcilerError
+from reconciler.model.moves import Comparison, Move, Stage
 
 
 class PolicyDenies(ReconcilerError):
@@ -120,3 +121,14 @@ class WaitedTooLong(ReconcilerError):
 
     code = "AP205"
     transient = True
+
+
+def rows_differ(move: Move, found: Comparison) -> RowsDiffer:
+    """Return the error that shows what differs, and what to do."""
+    before = move.stage is Stage.BEFORE
+    undo = "abort` undoes the copy" if before else "rollback` goes back to the source's rows"
+    return RowsDiffer(
+        f"move {move.id}",
+        f"source and target differ in {', '.join(found.tables)}: {'; '.join(found.samples)}",
+        remedy=f"look at them; `shardwright operation {undo} (move {move.id})",
+    )

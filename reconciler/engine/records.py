@@ -155,6 +155,7 @@ def encode_move(move: Move) -> bytes:
             "pausesMs": list(move.pauses_ms),
             "cutAfter": move.cut_after,
             "copy": move.copy.value,
+            "cutCompared": move.cut_compared,
         }
     )
 
@@ -188,6 +189,7 @@ def decode_move(key: str, value: bytes, version: int) -> Move:
             pauses_ms=tuple(float(pause) for pause in data["pausesMs"]),
             cut_after=str(data.get("cutAfter", "")),
             copy=CopyDriver(data.get("copy", CopyDriver.OWN)),
+            cut_compared=str(data.get("cutCompared", "")),
             version=version,
         )
     except BROKEN as problem:

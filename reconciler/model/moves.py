@@ -64,7 +64,8 @@ class Move:
     waits of each cut that was tried, the last one first; ``cut_after`` is the time (UTC, ISO 8601)
     before which no other cut is tried, empty when none backed out. ``latency_ratio_max`` is how
     much slower than before the source's commits may become during a copy (0: no limit). ``copy`` is
-    who brings the rows. ``version`` is etcd's mod revision of the record.
+    who brings the rows. ``cut_compared`` is "equal" once both sides were compared as of the cut,
+    else what differed; empty before. ``version`` is etcd's mod revision of the record.
     """
 
     id: MoveId
@@ -90,6 +91,7 @@ class Move:
     pauses_ms: tuple[float, ...] = ()
     cut_after: str = ""
     copy: CopyDriver = CopyDriver.OWN
+    cut_compared: str = ""
     version: int = 0
 
     @property
@@ -138,7 +140,9 @@ class MoveView:
     clients that know an older epoch only; 0 when it asks nobody.
     ``sequences_apart``: no sequence may give out the same value at both sides.
     ``indexed``: all indexes and constraints that the copy took away are back.
-    ``verified``: an exact comparison passed after the last copy.
+    ``verified``: an exact comparison passed after the last copy, and neither has it grown old nor
+    has a side restarted since; ``verified_back``: the same for the way back. ``cut_held``: this
+    process holds the snapshots of the cut, so that it can be compared exactly.
     ``fenced`` / ``opened`` name the tables whose guard at the source refuses, at the target
     accepts, the keys. ``drained``: the target has applied everything up to the last fence.
     ``map_epoch`` is the published map's, ``map_owners`` the scopes that it gives any of the keys
@@ -172,6 +176,8 @@ class MoveView:
     obstacles: tuple[str, ...] = ()
     routers_behind: tuple[str, ...] = ()
     left: tuple[str, ...] = ()
+    verified_back: bool = False
+    cut_held: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,9 +244,12 @@ class Comparison:
     """How an exact comparison of both sides ended.
 
     ``tables`` are those that differ; ``samples`` name some of their rows, each with the side that
-    has it.
+    has it. ``held_ms`` is the longest time that writers of a table were held back. ``later``: the
+    snapshots of the cut were lost, so it was compared at a later point by the way back's stream.
     """
 
     equal: bool
     tables: tuple[str, ...] = ()
     samples: tuple[str, ...] = ()
+    held_ms: float = 0.0
+    later: bool = False

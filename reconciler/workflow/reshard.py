@@ -31,7 +31,8 @@ Everything else (copy, streams, markers) is seen, never remembered.
 5. The map gives the keys to the target only after all tables are open there, to the source only
    after all are open there. If it gives any of them to a third shard, nothing is touched.
 6. Rows are deleted only on the side that refuses the keys, and only after every stream of the move
-   is gone: a stream would carry the deletions to the owner.
+   is gone: a stream would carry the deletions to the owner. The source's only once both sides were
+   equal as of the cut, or the owner finishes a move whose cut cannot be compared any more.
 7. What was not seen is not decided upon.
 
 **Wishes.** Abort and rollback both mean "the source keeps the keys": free until the first table is
@@ -43,11 +44,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import TypeAlias
 
 from reconciler.model.errors import ReconcilerError
-from reconciler.model.moves import CutResult, Move, MoveView, Side, Stage, Wish
+from reconciler.model.moves import Move, MoveView, Side, Stage, Wish
 from reconciler.model.names import Epoch
 from reconciler.workflow import phase as steps
 from reconciler.workflow.phase import Act, Done, Refuse, Wait
@@ -71,8 +72,11 @@ from reconciler.workflow.reshard_acts import (
     Subscribe,
     Unfence,
     Verify,
+    VerifyBack,
+    VerifyCut,
     WriteMap,
 )
+from reconciler.workflow.reshard_compare import compare_back, compare_cut
 from reconciler.workflow.reshard_facts import (
     Look,
     Owner,
@@ -83,9 +87,10 @@ from reconciler.workflow.reshard_facts import (
     next_epoch,
     way_back_error,
     way_back_lost,
-    window_end,
+    way_back_words,
     window_is_over,
 )
+from reconciler.workflow.reshard_records import EQUAL
 from reconciler.workflow.reshard_refusals import (
     await_routers,
     catch_up,
@@ -97,11 +102,6 @@ from reconciler.workflow.reshard_refusals import (
     refuse_stale,
     refuse_stale_back,
 )
-
-PAUSES_KEPT = 100
-"""How many of the latest pauses a record keeps."""
-RETRY_S_MAX = 300
-"""The longest time between two cuts that backed out."""
 
 Decision: TypeAlias = steps.Decision[Step]
 Phase: TypeAlias = Callable[[Look], Decision]
@@ -174,8 +174,9 @@ def record_switched(_: Look) -> Decision:
 
 def follow_target(look: Look) -> Decision:
     """The forward stream goes first: both at once would send rows round (resharding.md, 5.1)."""
-    reverse = look.view.reverse
-    if window_is_over(look) and look.move.wish is not Wish.ROLLBACK:
+    reverse, move = look.view.reverse, look.move
+    comparable = move.cut_compared == EQUAL or look.view.cut_held
+    if comparable and window_is_over(look) and move.wish is not Wish.ROLLBACK:
         return Done()
     late = reverse.slot and not reverse.slot_lost and not reverse.subscribed
     return Act(Reverse()) if look.view.forward.subscribed or late else Done()
@@ -190,11 +191,7 @@ def soak(look: Look) -> Decision:
         return Wait("paused: the rollback window stays open until it is resumed or finished")
     if window_is_over(look):
         return Done()
-    lost = way_back_lost(look)
-    way = f"no way back ({lost})" if lost else "can be rolled back"
-    end = window_end(move)
-    until = f"until {end:%Y-%m-%d %H:%M:%S} {end.tzname()}" if end else "until it is finished"
-    return Wait(f"{way} {until}")
+    return Wait(way_back_words(look))
 
 
 def clean(look: Look) -> Decision:
@@ -279,6 +276,7 @@ SOAK: tuple[Phase, ...] = (
     publish_map,
     follow_target,
     keep_holding,
+    compare_cut,
     soak,
     clean,
     await_routers,
@@ -290,6 +288,7 @@ ROLL_BACK: tuple[Phase, ...] = (
     follow_target,
     hold_tables,
     catch_up_back,
+    compare_back,
     cut_back,
 )
 COMMITTED_BACK: tuple[Phase, ...] = (cut_back, refuse_stale_back, publish_map_back, record_back)
@@ -311,6 +310,8 @@ BEGINNINGS: Mapping[type[Step], str] = {
     Subscribe: "the target follows",
     Verify: "the rows are compared",
     DivideSequences: "the sequences are divided",
+    VerifyCut: "the cut is compared",
+    VerifyBack: "the rows are compared for the way back",
     Arm: "the way back is made",
     Cut: "the cut",
 }
@@ -343,22 +344,6 @@ def refuse_wish(move: Move, view: MoveView, wish: Wish, now: datetime) -> Reconc
     return None
 
 
-def record_stage(move: Move, stage: Stage, now: datetime) -> Move:
-    """Return the record with a stage reached; what it needs beside the stage is set with it."""
-    if stage is Stage.SWITCHED:
-        return replace(move, stage=stage, switched_at=now.isoformat(), cut_after="")
-    return replace(move, stage=stage, cut_after="")
-
-
-def record_cut(move: Move, result: CutResult, now: datetime) -> Move:
-    """Return the record with a cut's pause; after one that backed out the next has to wait."""
-    pauses = (result.pause_ms, *move.pauses_ms)[:PAUSES_KEPT]
-    if result.opened:
-        return replace(move, pauses_ms=pauses, cut_after="")
-    delay = timedelta(seconds=min(RETRY_S_MAX, 2 ** min(len(pauses), 10)))
-    return replace(move, pauses_ms=pauses, cut_after=(now + delay).isoformat())
-
-
 def _phases(look: Look) -> tuple[Phase, ...]:
     """Choose the list: by the stage, then by which commit point has been passed."""
     stage, wish = look.move.stage, look.move.wish
@@ -368,7 +353,7 @@ def _phases(look: Look) -> tuple[Phase, ...]:
         if not look.all_fenced:
             return COMMITTED_BACK
         return ROLL_BACK if wish is Wish.ROLLBACK else SOAK
-    if look.view.opened:
+    if look.view.opened or map_owner(look) is Owner.TARGET:
         return COMMITTED
     if wish in (Wish.ABORT, Wish.ROLLBACK):
         return ABORT

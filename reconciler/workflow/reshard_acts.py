@@ -64,6 +64,20 @@ class DivideSequences:
 
 
 @dataclass(frozen=True, slots=True)
+class VerifyCut:
+    """Compare both sides as of the cut, and record the outcome. Raises on a difference.
+
+    By the snapshots that the cut took between the drain and the opening; once they are lost with
+    their process, at a later exact point of the way back's stream.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyBack:
+    """As ``Verify`` before a rollback's cut: the target writes, the source follows."""
+
+
+@dataclass(frozen=True, slots=True)
 class Arm:
     """Make the way back ready: a publication and a slot at the target."""
 
@@ -155,7 +169,7 @@ class Prune:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """Write the stage into the move's record, by compare-and-set (``reshard.record_stage``)."""
+    """Write the stage into the move's record, by compare-and-set (``record_stage``)."""
 
     stage: Stage
 
@@ -174,6 +188,8 @@ Step: TypeAlias = (
     | Subscribe
     | Verify
     | DivideSequences
+    | VerifyCut
+    | VerifyBack
     | Arm
     | Cut
     | FinishOpening

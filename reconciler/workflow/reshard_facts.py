@@ -54,6 +54,17 @@ class GuardLost(ReconcilerError):
     code = "MV104"
 
 
+class CutDiffers(ReconcilerError):
+    """Source and target did not hold the same rows when the keys were handed over.
+
+    Something wrote at the target before it was opened, or replication left something out between
+    the last comparison and the cut. The rows of the source are as they were: nothing is pruned, and
+    the way back stays open beyond its window. A rollback brings the source's rows back.
+    """
+
+    code = "MV105"
+
+
 @dataclass(frozen=True, slots=True)
 class Look:
     """All that a decision rests on: the record, what is seen, and the time (aware)."""
@@ -115,7 +126,8 @@ def foreign_hand(look: Look) -> ReconcilerError | None:
             remedy="see `shardwright history` for who published it",
         )
     early = move.stage is Stage.BEFORE and not view.opened and map_owner(look) is Owner.TARGET
-    if early:
+    # A target that failed over may lack its opening and what was written since, and nothing older.
+    if early and not (look.all_fenced and view.forward.gap):
         return OwnershipChanged(
             f"move {move.id}",
             f"the routing map (epoch {view.map_epoch}) gives the keys to {move.target} before "
@@ -184,6 +196,25 @@ def way_back_lost(look: Look) -> str:
     if reverse.slot_lost:
         return f"its slot at {move.target} has lost WAL"
     return f"{move.source} failed over while it followed" if reverse.gap else ""
+
+
+def way_back_words(look: Look) -> str:
+    """Tell whether there is a way back, and until when."""
+    lost, end = way_back_lost(look), window_end(look.move)
+    way = f"no way back ({lost})" if lost else "can be rolled back"
+    until = f"until {end:%Y-%m-%d %H:%M:%S} {end.tzname()}" if end else "until it is finished"
+    return f"{way} {until}"
+
+
+def cut_differs(move: Move) -> CutDiffers:
+    """Return the error that shows what differed at the cut, and what to do."""
+    return CutDiffers(
+        f"move {move.id}",
+        f"the rows differed at the cut: {move.cut_compared}",
+        remedy=f"shardwright operation rollback {move.id}; or put the rows right (the source has "
+        f"its own until then), and `shardwright operation finish {move.id}` compares them once "
+        "more if the way back is still there",
+    )
 
 
 def abort_too_late(move: Move) -> AbortTooLate:

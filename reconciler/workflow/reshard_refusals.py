@@ -94,7 +94,7 @@ def free_writers(look: Look, decision: Decision) -> Decision:
     stage, view = look.move.stage, look.view
     if decision in (Act(Cut()), Act(RollBackCut())):
         return decision
-    if stage is Stage.BEFORE and not view.opened:
+    if stage is Stage.BEFORE and not view.opened and map_owner(look) is not Owner.TARGET:
         if view.source_refuses_below > view.map_epoch:
             return Act(RefuseStale(Side.SOURCE, view.map_epoch))
         return Act(Unfence()) if view.fenced else decision

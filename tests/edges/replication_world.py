@@ -30,7 +30,8 @@ from reconciler.model.names import DatabaseKey, DatabaseName, Epoch, Namespace, 
 from reconciler.model.names import Scope as ScopeName
 from reconciler.workflow import reshard_acts as acts
 from reconciler.workflow.phase import Act, Done, Refuse, Wait
-from reconciler.workflow.reshard import decide, record_cut, record_stage
+from reconciler.workflow.reshard import decide
+from reconciler.workflow.reshard_records import record_compared, record_cut, record_stage
 from tests.edges.servers import PostgresServer, running_postgres
 from tests.edges.shard import TOKEN, TestShard, new_shard, schema_file
 
@@ -176,6 +177,13 @@ class MoveWorld:
                 assert found.equal, found
             case acts.DivideSequences():
                 mover.divide_sequences(*where)
+            case acts.VerifyCut():
+                found = mover.verify_cut(*where)
+                self.move = record_compared(self.move, found)
+                assert found.equal, found
+            case acts.VerifyBack():
+                found = mover.verify_back(*where)
+                assert found.equal, found
             case acts.Arm():
                 mover.arm(*where)
             case acts.Cut():

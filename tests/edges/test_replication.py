@@ -57,8 +57,8 @@ def test_a_move_to_a_new_shard_loses_nothing_and_leaves_nothing(
     follow = ["Subscribe"] if copy is CopyDriver.OWN else []  # tablesync follows from the first
     assert world.done == [
         "PrepareTarget", "Hold", "Publish", "Copy", "BuildIndexes", *follow, "Verify",
-        "DivideSequences", "Arm", "Cut", "WriteMap", "Record", "Reverse", "Clean", "Prune",
-        "Record", "EndMove",
+        "DivideSequences", "Arm", "Cut", "WriteMap", "Record", "Reverse", "VerifyCut", "Clean",
+        "Prune", "Record", "EndMove",
     ]  # fmt: skip
 
 

@@ -8,10 +8,12 @@ from typing import Any
 
 from reconciler.model.moves import Move, MoveView, Stage, Stream, Wish
 from reconciler.model.names import Epoch
+from reconciler.workflow import reshard_records
 from reconciler.workflow.phase import Act, Wait
 from reconciler.workflow.reshard import decide
 from reconciler.workflow.reshard_acts import Step
-from tests.workflow.move_world import MOVE, TABLES
+from tests.workflow.move_shard import TABLES
+from tests.workflow.move_world import MOVE
 
 NOW = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
 
@@ -54,12 +56,15 @@ REFUSED = replace(OPEN, source_refuses_below=Epoch(8))
 MAPPED = replace(REFUSED, map_epoch=Epoch(8))
 SOAKING = replace(MAPPED, forward=Stream(published=True), reverse=replace(STREAMING))
 CLEANED = replace(SOAKING, forward=Stream(), reverse=Stream(), copied="", held=False)
-BACK_CLOSED = replace(SOAKING, opened=())
+BACK_EQUAL = replace(SOAKING, verified_back=True)
+BACK_CLOSED = replace(BACK_EQUAL, opened=())
 BACK_OPEN = replace(BACK_CLOSED, fenced=())
 BACK_REFUSED = replace(BACK_OPEN, target_refuses_below=Epoch(9))
 BACK_CLEANED = replace(CLEANED, fenced=(), opened=(), target_refuses_below=Epoch(9))
 
-SWITCHED = replace(MOVE, stage=Stage.SWITCHED, switched_at=NOW.isoformat())
+SWITCHED = replace(
+    MOVE, stage=Stage.SWITCHED, switched_at=NOW.isoformat(), cut_compared=reshard_records.EQUAL
+)
 OVER = NOW + timedelta(seconds=MOVE.rollback_window_s)
 
 

@@ -1,16 +1,16 @@
 """Two shards and an etcd in memory: the world in which the rules of a move are tried.
 
 A shard is its WAL: all that it knows is folded from it, and a failover cuts it short at what the
-standby has flushed. Clients' commits wait for the standby, an apply worker's do not. Slots live
-beside the WAL, as in PostgreSQL before 17, and die in a failover.
+standby has flushed. Clients' commits wait for the standby, unless it is an asynchronous one, and an
+apply worker's never do. Slots live beside the WAL, as in PostgreSQL before 17, and die in a
+failover. What a client was told and an asynchronous failover took is not counted as lost.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any
 
 from reconciler.model.desired import CopyDriver, KeyType, ShardedTable
 from reconciler.model.keyspace import parse_key_set
@@ -25,8 +25,8 @@ from reconciler.model.names import (
     ShardName,
 )
 from reconciler.model.unseen import Unseen
+from tests.workflow.move_shard import TABLES, Row, Shard, Slot
 
-TABLES = ("public.a", "public.b")
 NAMESPACE = Namespace("default")
 SCOPES = {Side.SOURCE: Scope("shop-s0"), Side.TARGET: Scope("shop-s1")}
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -49,102 +49,6 @@ MOVE = Move(
     started_at=START.isoformat(),
 )
 CARRIED = ("insert", "cross", "delete", "beat")
-Row = tuple[str, int]
-
-
-@dataclass
-class State:
-    """What a shard knows; folded from its WAL."""
-
-    accepts: dict[str, bool]
-    rows: Counter[Row] = field(default_factory=Counter)
-    beat: int = 0
-    published: set[str] = field(default_factory=set)
-    follows: dict[str, str] = field(default_factory=dict)
-    applied: dict[str, int] = field(default_factory=dict)
-    notes: dict[str, Any] = field(default_factory=dict)
-    synced: int = 0
-    held: set[str] = field(default_factory=set)
-    refuses_below: Epoch = Epoch(0)  # noqa: RUF009
-
-
-@dataclass
-class Slot:
-    """``rows``: what a tablesync that began with it has to bring before any change."""
-
-    confirmed: int
-    lost: bool = False
-    rows: tuple[Row, ...] = ()
-
-
-class Shard:
-    def __init__(self, accepts: bool) -> None:
-        self.born_accepting = accepts
-        self.wal: list[tuple[Any, ...]] = []
-        self.flushed = 0
-        self.timeline = 1
-        self.slots: dict[str, Slot] = {}
-        self.state = self._born()
-
-    def _born(self) -> State:
-        return State(dict.fromkeys(TABLES, self.born_accepting))
-
-    @property
-    def marks(self) -> tuple[str, ...]:
-        """What the move has noted here."""
-        return tuple(n for n in ("copied", "begun", "verified", "cut") if self.state.notes.get(n))
-
-    def commit(
-        self, *change: Any, sync: bool = True, origin: tuple[str, int] | None = None
-    ) -> None:
-        self.wal.append((*change, origin))
-        self._fold(self.wal[-1])
-        if sync:
-            self.flushed = len(self.wal)
-
-    def flush(self) -> None:
-        self.flushed = len(self.wal)
-
-    def fail_over(self, kept: int) -> None:
-        self.wal = self.wal[: max(kept, self.flushed)]
-        self.flushed = len(self.wal)
-        self.timeline += 1
-        self.slots.clear()
-        self.state = self._born()
-        for change in self.wal:
-            self._fold(change)
-
-    def _fold(self, change: tuple[Any, ...]) -> None:  # noqa: C901  a dispatch table
-        state = self.state
-        match change[:-1]:
-            case "guard", str(table), bool(accepts):
-                state.accepts[table] = accepts
-            case ("insert" | "cross" | "sync") as kind, row:
-                state.rows[row] += 1
-                state.synced += kind == "sync"
-            case "delete", row:
-                state.rows.pop(row, None)
-            case "truncate", str(table):
-                state.rows = Counter({r: n for r, n in state.rows.items() if r[0] != table})
-            case "hold", str(kind), bool(there):
-                (state.held.add if there else state.held.discard)(kind)
-            case "refuse", epoch:
-                state.refuses_below = epoch
-            case "beat", int(value):
-                state.beat = value
-            case "publish", str(name), bool(there):
-                (state.published.add if there else state.published.discard)(name)
-            case "follow", str(name), str(slot):
-                state.follows[name] = slot
-            case "unfollow", str(name):
-                state.synced = 0
-                state.follows.pop(name, None)
-                state.applied.pop(name, None)
-            case "note", str(name), value:
-                state.notes[name] = value
-        if change[-1] is not None:
-            name, position = change[-1]
-            state.applied[name] = position
 
 
 class Broken(AssertionError):
@@ -156,8 +60,15 @@ class World:
 
     holds: tuple[str, ...] = ("key", "truncate")
 
-    def __init__(self, *, tells_owners: bool = True, copy: CopyDriver = CopyDriver.OWN) -> None:
-        self.source, self.target = Shard(True), Shard(False)
+    def __init__(
+        self,
+        *,
+        tells_owners: bool = True,
+        copy: CopyDriver = CopyDriver.OWN,
+        asynchronous: bool = False,
+    ) -> None:
+        self.source = Shard(True, asynchronous=asynchronous)
+        self.target = Shard(False, asynchronous=asynchronous)
         self.sides = {Side.SOURCE: self.source, Side.TARGET: self.target}
         self.move: Move | None = replace(MOVE, copy=copy)
         self.map = (Epoch(7), Side.SOURCE)
@@ -167,8 +78,11 @@ class World:
         self.acknowledged: set[Row] = set()
         self.unseen: set[Side] = set()
         self.obstacle = False
-        self.committed = False
+        self.held: tuple[Counter[Row], Counter[Row]] | None = None
         self.ids = 0
+        self.lease = 1
+        self.skipped: set[Row] = set()
+        self.told: dict[Side, list[tuple[int, str, Row]]] = {side: [] for side in Side}
 
     # Clients ---------------------------------------------------------------------------------
 
@@ -192,14 +106,14 @@ class World:
         """Insert through any router, however stale; the guard alone decides."""
         if self.sides[side].state.accepts[table] and self.led_to(side):
             self.ids += 1
-            self.sides[side].commit("insert", (table, self.ids))
+            self._tell(side, "insert", (table, self.ids))
             self.acknowledged.add((table, self.ids))
 
     def delete(self, side: Side, table: str) -> None:
         state = self.sides[side].state
         row = min((row for row in state.rows if row[0] == table), default=None)
         if state.accepts[table] and row is not None:
-            self.sides[side].commit("delete", row)
+            self._tell(side, "delete", row)
             self.acknowledged.discard(row)
 
     def change_key(self, side: Side, table: str) -> None:
@@ -207,24 +121,33 @@ class World:
         state = self.sides[side].state
         if state.accepts[table] and self.led_to(side) and "key" not in state.held:
             self.ids += 1
-            self.sides[side].commit("cross", (table, self.ids))
+            self._tell(side, "cross", (table, self.ids))
             self.acknowledged.add((table, self.ids))
 
     def truncate(self, side: Side, table: str) -> None:
         """Empty a table as its owner does, whom no guard of rows asks."""
         state = self.sides[side].state
         if "truncate" not in state.held:
-            if state.accepts[table]:
-                self.acknowledged -= {row for row in state.rows if row[0] == table}
+            if state.accepts[table] or self.map[1] is side:
+                gone = {row for row in state.rows if row[0] == table}
+                self.acknowledged -= gone
+                at = len(self.sides[side].wal)
+                self.told[side].extend((at, "delete", row) for row in sorted(gone))
             self.sides[side].commit("truncate", table)
 
     def touch(self) -> None:
         """Update every row, as clients do that know the latest map that led them to a side."""
+        if self.source.asynchronous:
+            return  # a failover may lose the refusal, until the next look
         for epoch, side in {side: (epoch, side) for epoch, side in self.maps}.values():
             state = self.sides[side].state
-            gone = self.acknowledged - set(state.rows)
+            gone = self.acknowledged - set(state.rows) - self.skipped
             if epoch >= state.refuses_below and gone:
                 raise Broken(f"UPDATE 0 at the {side} by a client of epoch {epoch}: {sorted(gone)}")
+
+    def _tell(self, side: Side, kind: str, row: Row) -> None:
+        self.told[side].append((len(self.sides[side].wal), kind, row))
+        self.sides[side].commit(kind, row)
 
     # Streams ---------------------------------------------------------------------------------
 
@@ -289,14 +212,34 @@ class World:
         """Promote the standby, which has a part of what was not waited for."""
         shard = self.sides[side]
         shard.fail_over(shard.flushed + round(kept * (len(shard.wal) - shard.flushed)))
+        told = self.told[side]
+        while told and told[-1][0] >= len(shard.wal):
+            _, kind, row = told.pop()
+            (self.acknowledged.add if kind == "delete" else self.acknowledged.discard)(row)
 
     def lose_slot(self, name: str) -> None:
         slot = self.slot_of(name)
         if slot:
             slot[1].lost = True
 
+    def skip_row(self) -> None:
+        """Let the target leave a row out in silence, as an apply worker does with an update."""
+        before = self.move is not None and self.move.stage is Stage.BEFORE
+        if before and self.view().verified and not any(self.target.state.accepts.values()):
+            for row in sorted(self.target.state.rows)[:1]:
+                self.target.commit("skip", row)
+                self.skipped.add(row)
+
+    def mend(self) -> None:
+        """Put the target's rows right by hand: who finishes a move in spite of all has done so."""
+        lacking = self.acknowledged - set(self.target.state.rows)
+        for row in sorted(lacking) if any(self.target.state.accepts.values()) else ():
+            self.target.commit("mend", row)
+
     def wish(self, wish: Wish) -> None:
         if self.move is not None:
+            if wish is Wish.FINISH and self.move.stage is Stage.SWITCHED:
+                self.mend()
             self.move = replace(self.move, wish=wish, version=self.move.version + 1)
 
     # What is seen ----------------------------------------------------------------------------
@@ -318,6 +261,8 @@ class World:
             copy_begun=bool(target.rows),
             indexed=bool(target.notes.get("indexed")),
             verified=target.notes.get("verified") == timelines,
+            verified_back=target.notes.get("verified_back") == timelines,
+            cut_held=self.held is not None,
             fenced=tuple(t for t in TABLES if not source.accepts[t]),
             opened=tuple(t for t in TABLES if target.accepts[t]),
             drained=False,

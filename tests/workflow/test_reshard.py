@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import datetime
 
 import pytest
 
+from reconciler.model.errors import ReconcilerError
 from reconciler.model.moves import Move, MoveView, Side, Stage, Stream, Wish
 from reconciler.model.names import Epoch, Scope
 from reconciler.model.unseen import Unseen
@@ -35,6 +37,8 @@ from reconciler.workflow.reshard_acts import (
     Subscribe,
     Unfence,
     Verify,
+    VerifyBack,
+    VerifyCut,
     WriteMap,
 )
 from reconciler.workflow.reshard_facts import (
@@ -44,10 +48,12 @@ from reconciler.workflow.reshard_facts import (
     OwnershipChanged,
     WayBackLost,
 )
+from tests.workflow.move_shard import TABLES
 from tests.workflow.move_views import (
     APART,
     BACK_CLEANED,
     BACK_CLOSED,
+    BACK_EQUAL,
     BACK_OPEN,
     BACK_REFUSED,
     CLEANED,
@@ -74,7 +80,7 @@ from tests.workflow.move_views import (
     wait_of,
     wishing,
 )
-from tests.workflow.move_world import MOVE, SCOPES, TABLES
+from tests.workflow.move_world import MOVE, SCOPES
 
 
 @pytest.mark.parametrize(
@@ -95,6 +101,7 @@ from tests.workflow.move_world import MOVE, SCOPES, TABLES
         (MOVE, REFUSED, WriteMap(Epoch(8), back=False)),
         (MOVE, MAPPED, Record(Stage.SWITCHED)),
         (SWITCHED, MAPPED, Reverse()),
+        (replace(SWITCHED, cut_compared=""), SOAKING, VerifyCut()),
         (wishing(Wish.FINISH, SWITCHED), SOAKING, Clean()),
         (wishing(Wish.FINISH, SWITCHED), CLEANED, Prune(Side.SOURCE)),
         (wishing(Wish.FINISH, SWITCHED), replace(CLEANED, pruned=True), Record(Stage.ENDED)),
@@ -111,7 +118,8 @@ def test_a_move_goes_on_with_the_first_thing_that_is_not_done(
     ("stage", "view", "act"),
     [
         (Stage.SWITCHED, MAPPED, Reverse()),
-        (Stage.SWITCHED, SOAKING, RollBackCut()),
+        (Stage.SWITCHED, SOAKING, VerifyBack()),
+        (Stage.SWITCHED, BACK_EQUAL, RollBackCut()),
         (Stage.SWITCHED, BACK_CLOSED, RollBackCut()),
         (Stage.SWITCHED, replace(BACK_CLOSED, fenced=TABLES[:1]), RollBackCut()),
         (Stage.SWITCHED, BACK_OPEN, RefuseStale(Side.TARGET, Epoch(9))),
@@ -276,7 +284,7 @@ def test_a_rollback_waits_until_the_source_has_caught_up() -> None:
 
 
 def test_a_rollback_is_possible_until_the_way_back_is_really_closed() -> None:
-    assert act_of(wishing(Wish.ROLLBACK, SWITCHED), SOAKING, OVER) == RollBackCut()
+    assert act_of(wishing(Wish.ROLLBACK, SWITCHED), BACK_EQUAL, OVER) == RollBackCut()
     assert refuse_wish(SWITCHED, SOAKING, Wish.ROLLBACK, OVER) is None
     assert act_of(wishing(Wish.ROLLBACK, SWITCHED), MAPPED, OVER) == Reverse()
 
@@ -303,8 +311,8 @@ def test_a_side_that_is_not_seen_is_waited_for(wish: Wish, stage: Stage, side: S
     assert said == "not seen: PostgreSQL shop-s1: connection refused"
 
 
-def error_of(move: Move, view: MoveView) -> Exception:
-    decision = decide(move, view, NOW)
+def error_of(move: Move, view: MoveView, now: datetime = NOW) -> ReconcilerError:
+    decision = decide(move, view, now)
     assert isinstance(decision, Refuse), decision
     return decision.error
 
@@ -323,6 +331,14 @@ def error_of(move: Move, view: MoveView) -> Exception:
 )
 def test_a_map_that_somebody_else_changed_stops_the_move(move: Move, view: MoveView) -> None:
     assert isinstance(error_of(move, view), OwnershipChanged)
+
+
+def test_a_target_that_lost_its_opening_in_a_failover_is_opened_again() -> None:
+    """Only the map tells that the cut had passed its commit point."""
+    lost = forward(replace(MAPPED, opened=()), gap=True)
+
+    assert act_of(MOVE, lost) == FinishOpening()
+    assert isinstance(error_of(MOVE, replace(lost, fenced=TABLES[:1])), OwnershipChanged)
 
 
 def test_a_map_that_another_move_of_other_keys_published_is_no_matter() -> None:

@@ -19,11 +19,13 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from reconciler.model.desired import CopyDriver
 from reconciler.model.moves import NO_EPOCH, Move, MoveView, Side, Wish
-from reconciler.workflow import reshard, reshard_facts, reshard_refusals
+from reconciler.workflow import reshard, reshard_compare, reshard_facts, reshard_refusals
 from reconciler.workflow.phase import Wait
-from tests.workflow import move_acts
+from tests.workflow import move_cuts
 from tests.workflow.move_engine import STREAMS, Engine, walk
-from tests.workflow.move_world import TABLES, Broken, World
+from tests.workflow.move_hand import Hand
+from tests.workflow.move_shard import TABLES, Shard
+from tests.workflow.move_world import Broken, World
 
 WALKS = 500
 WALKS_OF_A_MUTANT_MAX = 6000
@@ -41,10 +43,13 @@ class MoveMachine(RuleBasedStateMachine):
     engine: Engine
 
     @initialize(
-        tells_owners=st.booleans(), rows=st.integers(0, 3), copy=st.sampled_from(CopyDriver)
+        tells_owners=st.booleans(),
+        rows=st.integers(0, 3),
+        copy=st.sampled_from(CopyDriver),
+        asynchronous=st.booleans(),
     )
-    def begin(self, tells_owners: bool, rows: int, copy: CopyDriver) -> None:
-        self.engine = Engine(tells_owners=tells_owners, copy=copy)
+    def begin(self, tells_owners: bool, rows: int, copy: CopyDriver, asynchronous: bool) -> None:
+        self.engine = Engine(tells_owners=tells_owners, copy=copy, asynchronous=asynchronous)
         for _ in range(rows):
             self.engine.world.write(Side.SOURCE, TABLES[0])
 
@@ -85,6 +90,18 @@ class MoveMachine(RuleBasedStateMachine):
     @rule()
     def the_engine_is_killed(self) -> None:
         self.engine.crash()
+
+    @rule()
+    def the_engine_hangs_and_another_takes_over(self) -> None:
+        self.engine.stop()
+
+    @rule(steps=st.integers(1, 12))
+    def one_that_hung_goes_on(self, steps: int) -> None:
+        self.engine.wake(steps)
+
+    @rule(side=sides, changes=st.integers(1, 8))
+    def a_standby_catches_up(self, side: Side, changes: int) -> None:
+        self.engine.world.sides[side].replicate(changes)
 
     @rule()
     def the_last_act_is_done_again(self) -> None:
@@ -151,6 +168,7 @@ def test_the_walks_meet_every_act_and_every_kind_of_wait() -> None:
 # Each guard taken away ---------------------------------------------------------------------------
 
 Patch = tuple[object, str, Any]
+real_standbys = move_cuts.on_standbys
 real_decide, real_phases, real_broken = reshard.decide, reshard._phases, reshard_facts.is_broken
 real_free_writers = reshard_refusals.free_writers
 ALL = tuple(TABLES)
@@ -181,12 +199,33 @@ def pause_holds_all(move: Move, decision: reshard.Decision) -> reshard.Decision:
     return Wait("paused: all") if move.wish is Wish.PAUSE else decision
 
 
-def no_drain(world: World, name: str) -> Generator[None, None, bool]:
-    publisher, _ = world.ends(name)
-    world.ids += 1
-    publisher.commit("beat", world.ids)
+def no_drain(hand: Hand, name: str) -> Generator[None, None, bool]:
+    publisher, _ = hand.world.ends(name)
+    hand.world.ids += 1
+    hand.commit(publisher, "beat", hand.world.ids)
     yield
     return True
+
+
+def nobody_is_superseded(hand: Hand, *shards: Shard) -> Iterator[None]:
+    yield
+
+
+def no_standby(shard: Shard, upto: int) -> Generator[None, None, bool]:
+    yield
+    return True
+
+
+def only_the_losers_standby(shard: Shard, upto: int) -> Generator[None, None, bool]:
+    if shard.born_accepting:
+        return (yield from real_standbys(shard, upto))
+    yield
+    return True
+
+
+def advance_unfenced(hand: Hand, target: Shard) -> None:
+    if "rev" in target.slots:
+        target.slots["rev"].confirmed = len(target.wal)
 
 
 def no_refusal(*_: object) -> Iterator[None]:
@@ -244,9 +283,18 @@ MUTANTS: dict[str, Patch] = {
     "nothing is held": without("FORWARD", reshard_refusals.hold_tables),
     "key changes pass": (World, "holds", ("truncate",)),
     "TRUNCATE passes": (World, "holds", ("key",)),
-    "a cut does not refuse stale clients": (move_acts, "refuse_stale", no_refusal),
+    "a cut does not refuse stale clients": (move_cuts, "refuse_stale", no_refusal),
     "an epoch that no map has may stand": (reshard, "free_writers", only_fences_are_taken_away),
-    "a cut does not drain": (move_acts, "drain", no_drain),
+    "the other side's token is not raised": (move_cuts, "take_over", nobody_is_superseded),
+    "a superseded applier may move a slot": (move_cuts, "advance", advance_unfenced),
+    "standbys are not waited for": (move_cuts, "on_standbys", no_standby),
+    "rows need not be on the target's standby": (
+        move_cuts,
+        "on_standbys",
+        only_the_losers_standby,
+    ),
+    "the cut is not compared": without("SOAK", reshard_compare.compare_cut),
+    "a cut does not drain": (move_cuts, "drain", no_drain),
 }
 
 

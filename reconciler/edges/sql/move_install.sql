@@ -10,7 +10,8 @@ CREATE TABLE IF NOT EXISTS shardwright.beat (
 );
 
 -- One row a move at its target. slot: the copy under its snapshot is whole, as of lsn; empty when
--- it is not. timeline: the target's at the copy. cut_timeline: the source's at the cut.
+-- it is not. timeline: the target's at the copy. cut_timeline: the source's at the cut. verified,
+-- verified_back: what both servers were when all rows were equal, last at verified_at.
 CREATE TABLE IF NOT EXISTS shardwright.moved (
   move_id      text PRIMARY KEY,
   begun        boolean NOT NULL DEFAULT false,
@@ -25,6 +26,9 @@ CREATE TABLE IF NOT EXISTS shardwright.moved (
 ALTER TABLE shardwright.moved ADD COLUMN IF NOT EXISTS syncs text NOT NULL DEFAULT '';
 -- The source's timeline when the copy began.
 ALTER TABLE shardwright.moved ADD COLUMN IF NOT EXISTS source_timeline text NOT NULL DEFAULT '';
+ALTER TABLE shardwright.moved
+  ADD COLUMN IF NOT EXISTS verified_back text NOT NULL DEFAULT '',
+  ADD COLUMN IF NOT EXISTS verified_at timestamptz;
 
 -- What a copy took away to be fast, in the order in which it is built again.
 CREATE TABLE IF NOT EXISTS shardwright.move_ddl (

@@ -1,0 +1,70 @@
+"""What a comparison of the cut, or its absence, keeps a move from."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime
+
+import pytest
+
+from reconciler.model.errors import ReconcilerError
+from reconciler.model.moves import Move, MoveView, Wish
+from reconciler.workflow.phase import Refuse
+from reconciler.workflow.reshard import decide
+from reconciler.workflow.reshard_acts import Clean, Reverse, RollBackCut, VerifyBack, VerifyCut
+from reconciler.workflow.reshard_facts import CutDiffers
+from reconciler.workflow.reshard_records import LATER
+from tests.workflow.move_views import (
+    MAPPED,
+    NOW,
+    OVER,
+    SOAKING,
+    SWITCHED,
+    act_of,
+    reverse,
+    wait_of,
+    wishing,
+)
+
+
+def error_of(move: Move, view: MoveView, now: datetime = NOW) -> ReconcilerError:
+    decision = decide(move, view, now)
+    assert isinstance(decision, Refuse), decision
+    return decision.error
+
+
+UNCOMPARED = replace(SWITCHED, cut_compared="")
+DIFFERS = replace(SWITCHED, cut_compared="public.a id=1: source has (1)")
+
+
+@pytest.mark.parametrize("wish", [Wish.FORWARD, Wish.FINISH])
+@pytest.mark.parametrize("now", [NOW, OVER])
+def test_nothing_is_pruned_before_the_cut_was_compared(wish: Wish, now: datetime) -> None:
+    move = wishing(wish, UNCOMPARED)
+    assert act_of(move, SOAKING, now) == VerifyCut()
+    assert act_of(move, MAPPED, now) == Reverse(), "it is compared by the way back's stream"
+    held = replace(reverse(SOAKING, slot=False, slot_active=False), cut_held=True)
+    assert act_of(move, held, now) == VerifyCut(), "or by its own snapshots"
+
+
+def test_a_cut_that_cannot_be_compared_any_more_is_for_its_owner_to_finish() -> None:
+    lost = reverse(SOAKING, slot=False, slot_active=False)
+
+    assert "cannot be (its slot at s1 is gone)" in wait_of(UNCOMPARED, lost, OVER)
+    assert act_of(wishing(Wish.FINISH, UNCOMPARED), lost) == Clean()
+
+
+def test_a_cut_that_differs_is_not_ended_by_time_and_may_be_rolled_back() -> None:
+    for now in (NOW, OVER):
+        error = error_of(DIFFERS, SOAKING, now)
+        assert isinstance(error, CutDiffers)
+        assert "source has (1)" in error.problem
+        assert "rollback m00000001" in error.remedy
+    assert act_of(wishing(Wish.FINISH, DIFFERS), SOAKING) == VerifyCut(), "once put right by hand"
+    lost = reverse(SOAKING, slot=False, slot_active=False)
+    assert act_of(wishing(Wish.FINISH, DIFFERS), lost) == Clean(), "its owner's word"
+    assert act_of(wishing(Wish.ROLLBACK, DIFFERS), SOAKING) == RollBackCut()
+    later = replace(DIFFERS, cut_compared=LATER + DIFFERS.cut_compared)
+    assert act_of(wishing(Wish.ROLLBACK, later), SOAKING) == VerifyBack(), "or the way back lost it"
+    held = replace(SOAKING, cut_held=True)
+    assert act_of(wishing(Wish.ROLLBACK, UNCOMPARED), held) == VerifyCut(), "while that can tell"
