@@ -10,12 +10,17 @@ PYTEST_ARGS ?=
 PYTEST_WORKERS ?= 2
 DEMO_ARGS ?=
 
-.PHONY: setup demo test check bench schemas clean help
+# Runs of the crash matrix, and the seed of the first.
+RUNS ?= 26
+SEED ?= 0
+
+.PHONY: setup demo test check bench crash-matrix schemas clean help
 
 help:
 	@echo "make demo     from specs in Git to running shards, on this machine (DEMO_ARGS=--down takes it down)"
 	@echo "make test     all tests, on real servers"
 	@echo "make check    format, lint, types, layers, fresh schemas"
+	@echo "make crash-matrix RUNS=… SEED=…  moves of keys under writers, one fault each; a seed replays its run"
 	@echo "make bench    benchmarks beside their yardsticks"
 	@echo "make schemas  write schemas/ from the model"
 	@echo "make clean    remove the virtual environment and caches"
@@ -43,6 +48,9 @@ check: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m tests.bench
+
+crash-matrix: $(STAMP)
+	$(BIN)/python -m tests.crash_matrix --runs $(RUNS) --seed $(SEED)
 
 schemas: $(STAMP)
 	$(BIN)/python -m reconciler.spec.schema --write

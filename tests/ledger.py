@@ -158,7 +158,11 @@ class Ledger:
                 self._delete(session, self.there[old], old, level)
 
     def _read(self, session: Session, key: Key, level: IsolationLevel) -> None:
-        found = self._run(session, key, [(READ, [key])], level)
+        try:
+            found = self._run(session, key, [(READ, [key])], level)
+        except Unknown as why:  # of a read: nothing was written
+            self.lost.append(f"unknown: {why}")
+            return
         if found is None or self.stale:  # nothing stops a stale client from reading what was
             return
         if len(found[0]) != 1:

@@ -45,13 +45,17 @@ def ago(moment: str) -> str:
     return duration(max((datetime.now(UTC) - then).total_seconds(), 1))
 
 
-def _took(item: Object) -> str:
+def seconds_between(start: str, end: str) -> str:
+    """Return how long something took, from two moments in ISO 8601; "-" when one is missing."""
     try:
-        began = datetime.fromisoformat(item["startedAt"])
-        ended = datetime.fromisoformat(item["endedAt"])
+        took = datetime.fromisoformat(end) - datetime.fromisoformat(start)
     except ValueError:
         return NONE
-    return duration((ended - began).total_seconds())
+    return duration(took.total_seconds())
+
+
+def _took(item: Object) -> str:
+    return seconds_between(item["startedAt"], item["endedAt"])
 
 
 def _lag(item: Object) -> str:
@@ -74,10 +78,21 @@ def _window(item: Object) -> str:
 
 
 def _pause(item: Object) -> str:
-    return f"{item['pausesMs'][0]:.0f} ms" if item["pausesMs"] else NONE
+    if not item["pausesMs"]:
+        return NONE
+    return "unknown" if item["pausesMs"][0] is None else f"{item['pausesMs'][0]:.0f} ms"
 
 
-STAGES: dict[str, str] = {"before": "before the cut", "switched": "cut over", "back": "taken back"}
+def _waiting_since(item: Object) -> str:
+    return f"{ago(item['waitsFor']['since'])} ago" if item["waitsFor"] else NONE
+
+
+STAGES: dict[str, str] = {
+    "before": "before the cut",
+    "switched": "cut over",
+    "back": "taken back",
+    "ended": "ended",
+}
 NAMESPACE: Column = ("NAMESPACE", _text("namespace"))
 COLUMNS: dict[str, tuple[tuple[Column, ...], tuple[Column, ...]]] = {
     "databases": (
@@ -144,8 +159,10 @@ COLUMNS: dict[str, tuple[tuple[Column, ...], tuple[Column, ...]]] = {
             ("WISH", _text("wish")),
             ("WINDOW ENDS", _window),
             ("LAST PAUSE", _pause),
+            ("NOW", _text("now")),
         ),
         (
+            ("WAITS SINCE", _waiting_since),
             ("STARTED", lambda item: f"{ago(item['startedAt'])} ago"),
             ("PAUSE AT MOST", lambda item: f"{item['pauseMaxMs']} ms"),
         ),
@@ -159,6 +176,7 @@ COLUMNS: dict[str, tuple[tuple[Column, ...], tuple[Column, ...]]] = {
             ("STEPS", lambda item: f"{item['done']}/{item['planned']}"),
             ("REVISION", lambda item: short_revision(item["revision"])),
             ("DATABASES", lambda item: ", ".join(item["databases"]) or NONE),
+            ("NOW", _text("now")),
         ),
         (("ACTOR", _text("actor")), ("PLAN", _text("plan")), ("SOURCE", _text("source"))),
     ),

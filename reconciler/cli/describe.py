@@ -37,7 +37,7 @@ def describe(session: Session, kind: str, name: str | None, output: str) -> None
         raise click.UsageError(f"name the {kind}: shardwright describe {kind} NAME")
     plural = ALIASES[kind]
     world = open_world(session.settings())
-    found = named(look_around(world, plural).objects[plural], name, kind)
+    found = named(look_around(world, plural, ended=True).objects[plural], name, kind)
     history = _operations(world, found) if plural == "databases" and output == "text" else []
     if output == "json":
         import json
@@ -126,6 +126,8 @@ def _details(item: Object) -> list[str]:
                 else [f"  {value}" for value in values]
             )
             lines += ["", paint("bold", title), *texts]
+    if item["kind"] == "Move":
+        lines += _move_details(item)
     if item["kind"] == "Operation" and item["steps"]:
         rows = [
             ["  " + s["id"], s["state"], "-" if s["seconds"] is None else duration(s["seconds"]),
@@ -133,4 +135,27 @@ def _details(item: Object) -> list[str]:
             for s in item["steps"]
         ]  # fmt: skip
         lines += ["", paint("bold", "Steps"), table(["  ID", "STATE", "TOOK", ""], rows, paint)]
+    return lines
+
+
+def _move_details(item: Object) -> list[str]:
+    """Return a move's pauses as a histogram, and the lines of its logbook."""
+    from reconciler.cli.columns import seconds_between
+    from reconciler.cli.table import table
+
+    paint = style_for(sys.stdout)
+    lines: list[str] = []
+    if item["pausesMs"]:
+        most = max(item["pauseHistogram"].values())
+        rows = [
+            ["  " + upto, str(count), "█" * round(20 * count / most)]
+            for upto, count in item["pauseHistogram"].items()
+        ]
+        lines += ["", paint("bold", "Pauses"), table(["  UP TO", "CUTS", ""], rows, paint)]
+    if item["acts"]:
+        rows = [
+            ["  " + a["act"], a["state"], seconds_between(a["begunAt"], a["endedAt"]), a["error"]]
+            for a in item["acts"]
+        ]
+        lines += ["", paint("bold", "Acts"), table(["  ACT", "STATE", "TOOK", ""], rows, paint)]
     return lines

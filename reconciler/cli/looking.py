@@ -19,7 +19,7 @@ from reconciler.engine.journal import Operations, read_operations
 from reconciler.engine.loop import World
 from reconciler.engine.observe import observe
 from reconciler.engine.records import OPERATIONS
-from reconciler.engine.wishes import moves_under_way
+from reconciler.engine.wishes import known_moves
 from reconciler.model.desired import DesiredState
 from reconciler.model.errors import ReconcilerError
 from reconciler.model.names import DatabaseKey
@@ -53,20 +53,22 @@ class Seen:
     unseen: tuple[Unseen, ...]
 
 
-def look_around(world: World, kind: str, desired: DesiredState | None = None) -> Seen:
+def look_around(
+    world: World, kind: str, desired: DesiredState | None = None, *, ended: bool = False
+) -> Seen:
     """Observe what a kind needs; operations and moves come from etcd alone, and need it.
 
     ``desired`` are the specs, as far as the caller has them: what they suspend, and what of them
-    is refused, is told.
+    is refused, is told. ``ended`` asks for moves that have ended too.
 
     Raises what etcd raises, for these two; otherwise silence is a value.
     """
     if kind == "operations":
         operations = read_operations(world.eyes.store.read(OPERATIONS))
-        return Seen({kind: [operation_object(one) for one in reversed(operations.all)]}, ())
+        moves = _moves(world, ended=False)
+        return Seen({kind: [operation_object(one, moves) for one in reversed(operations.all)]}, ())
     if kind == "moves":
-        moves = moves_under_way(world.eyes.store)
-        return Seen({kind: [move_object(one) for one in moves]}, ())
+        return Seen({kind: _moves(world, ended=ended)}, ())
     state = observe(world.eyes)
     etcd_silent = any(unseen.system == "etcd" for unseen in state.unseen)
     operations = Operations() if etcd_silent else _operations(world)
@@ -91,6 +93,11 @@ def look_around(world: World, kind: str, desired: DesiredState | None = None) ->
         },
         state.unseen,
     )
+
+
+def _moves(world: World, *, ended: bool) -> list[Object]:
+    known = known_moves(world.eyes.store)
+    return [move_object(one) for one in known if ended or one.book.ended is None]
 
 
 def _operations(world: World) -> Operations:

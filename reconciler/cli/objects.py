@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
 from reconciler.cli import readiness
 from reconciler.cli.conditions import Condition
 from reconciler.engine.journal import Operation
-from reconciler.model.moves import Move
+from reconciler.engine.logbook import Logbook
+from reconciler.engine.wishes import KnownMove
 from reconciler.model.names import DatabaseKey
 from reconciler.model.observed import (
     Catalog,
@@ -153,8 +154,8 @@ def _seen(seen: ObservedMember | None) -> Object:
     }
 
 
-def operation_object(operation: Operation) -> Object:
-    """Return an apply with its steps."""
+def operation_object(operation: Operation, moves: list[Object]) -> Object:
+    """Return an apply with its steps; ``moves`` are those under way, and say what it does now."""
     done = sum(step.state == "done" for step in operation.steps)
     return {
         "kind": "Operation",
@@ -169,6 +170,7 @@ def operation_object(operation: Operation) -> Object:
         "endedAt": operation.ended_at,
         "planned": operation.planned,
         "done": done,
+        "now": _doing(operation, moves),
         "steps": [
             {
                 "id": step.id, "title": step.title, "state": step.state,
@@ -181,8 +183,34 @@ def operation_object(operation: Operation) -> Object:
     }  # fmt: skip
 
 
-def move_object(move: Move) -> Object:
-    """Return a move of keys; ``windowEndsAt`` is null until its target serves."""
+def _doing(operation: Operation, moves: list[Object]) -> str:
+    """Say what an apply that runs does now: its moves' acts and waits, else its open steps."""
+    if operation.result != "running":
+        return ""
+    databases = {(d.namespace, d.name) for d in operation.databases}
+    mine = [m["now"] for m in moves if (m["namespace"], m["database"]) in databases and m["now"]]
+    begun = [step.title for step in operation.steps if step.state == "begun"]
+    return "; ".join(mine if begun and mine else begun)
+
+
+PAUSE_BUCKETS_MS = (10, 25, 50, 100, 250, 500, 1000, 5000)
+
+
+def histogram(pauses_ms: Sequence[float | None]) -> dict[str, int]:
+    """Count pauses by their upper bounds; those above all, and those nobody knows, apart."""
+    counts = {f"{bound} ms": 0 for bound in PAUSE_BUCKETS_MS} | {"more": 0, "unknown": 0}
+    for pause in pauses_ms:
+        bound = next((b for b in PAUSE_BUCKETS_MS if pause is not None and pause <= b), None)
+        counts["unknown" if pause is None else f"{bound} ms" if bound else "more"] += 1
+    return counts
+
+
+def move_object(known: KnownMove) -> Object:
+    """Return a move of keys; ``windowEndsAt`` is null until its target serves.
+
+    ``now`` is what it does, or waits for; empty when nobody works on it.
+    """
+    move, book = known.move, known.book
     ends = None
     if move.switched_at:
         began = datetime.fromisoformat(move.switched_at)
@@ -202,7 +230,41 @@ def move_object(move: Move) -> Object:
         "windowEndsAt": ends,
         "pausesMs": list(move.pauses_ms),
         "pauseMaxMs": move.pause_max_ms,
-    }
+        "pauseHistogram": histogram(move.pauses_ms),
+        "endedAt": book.ended_at or None,
+        "now": _now(book),
+        "waitsFor": book.waiting and {
+            "reason": book.waiting.reason, "since": book.waiting.since,
+            "lagBytes": book.waiting.lag_bytes,
+        },
+        "progress": book.copying and {
+            "bytesDone": book.copying.bytes_done, "bytesTotal": book.copying.bytes_total,
+            "rowsDone": book.copying.rows_done, "bytesPerSecond": book.copying.bytes_per_s,
+            "secondsLeft": book.copying.left_s, "at": book.copying.at,
+        },
+        "acts": [
+            {
+                "act": line.act, "state": line.state, "begunAt": line.begun_at,
+                "endedAt": line.ended_at, "error": line.error,
+            }
+            for line in book.lines
+        ],
+    }  # fmt: skip
+
+
+def _now(book: Logbook) -> str:
+    """Say what a move does: the copy's progress, the open act, or what it waits for."""
+    copying, line = book.copying, book.open_line
+    if book.ended is not None:
+        return ""
+    if copying is not None and line is not None:
+        left = "" if copying.left_s is None else f", about {copying.left_s} s left"
+        share = copying.bytes_done / max(copying.bytes_total, 1)
+        rate = f"{copying.bytes_per_s / 1e6:.0f} MB/s"
+        return f"{line.act}: {share:.0%}, {copying.rows_done:,} rows, {rate}{left}"
+    if line is not None:
+        return line.act
+    return f"waits: {book.waiting.reason}" if book.waiting else ""
 
 
 def shards_of(databases: list[Object]) -> Iterator[Object]:

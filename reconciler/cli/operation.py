@@ -92,16 +92,18 @@ operation.add_command(sweep)
 
 
 @command("list")
+@click.option("-a", "--all", "ended", is_flag=True, help="List those that ended too.")
 @output_option("text", "json")
 @click.pass_obj
-def list_(session: Session, output: str) -> None:
+def list_(session: Session, ended: bool, output: str) -> None:
     """List the moves under way."""
     from reconciler import wiring
     from reconciler.cli.columns import columns_for
     from reconciler.cli.looking import look_around
     from reconciler.cli.table import table
 
-    moves = look_around(wiring.open_world(session.settings()), "moves").objects["moves"]
+    world = wiring.open_world(session.settings())
+    moves = look_around(world, "moves", ended=ended).objects["moves"]
     if output == "json":
         import json
 

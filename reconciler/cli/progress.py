@@ -21,7 +21,7 @@ from reconciler.engine.events import (
     StepWaits,
     Watcher,
 )
-from reconciler.engine.problems import StoppedByUser
+from reconciler.engine.problems import MovePaused, StoppedByUser
 from reconciler.plan.actions import Plan, Step
 from reconciler.plan.render_layout import clean
 from reconciler.plan.render_report import duration
@@ -56,7 +56,7 @@ def title_of(step: Step) -> str:
 
 def stopped(event: StepFailed) -> bool:
     """Whether a step ended because its user asked, which is no failure."""
-    return isinstance(event.error, StoppedByUser)
+    return isinstance(event.error, StoppedByUser | MovePaused)
 
 
 class Failures:

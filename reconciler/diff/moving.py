@@ -42,6 +42,10 @@ def diff_moves(
         twin = _twin(move, by_way)
         if twin is not None:
             taken.add(twin)
+        back = by_way.get((move.target_scope, move.source_scope, move.keys))
+        if move.stage is Stage.BEFORE and _is_published(move, seen.routing):
+            yield _cut_over(database, move, back)
+            continue
         yield from _under_way(database, move, twin, looked_at)
     dark = {shard.key for shard in seen.shards if isinstance(shard.catalog, Unseen)}
     for change in wanted:
@@ -116,6 +120,22 @@ def _twin(move: Move, by_way: Mapping[_Way, MoveKeys]) -> MoveKeys | None:
     return by_way.get((move.source_scope, move.target_scope, move.keys))
 
 
+def _is_published(move: Move, routing: RoutingMap | Unseen | None) -> bool:
+    """Whether the map gives the keys to the target: the cut is over, its applier ended there."""
+    if not isinstance(routing, RoutingMap):
+        return False
+    owners = {owner.scope for owner in routing.owners if owner.keys & move.keys}
+    return owners == {move.target_scope.scope}
+
+
+def _cut_over(database: Database, move: Move, back: MoveKeys | None) -> EndMove:
+    """Go on with a move whose map is published and whose stage is not noted yet, there or back."""
+    place = database.place.at("spec", "shards")
+    if back is None:
+        return EndMove(database.key, move, Wish.FORWARD, "its map is published already", place)
+    return EndMove(database.key, move, Wish.ROLLBACK, "the spec takes it back", place)
+
+
 def _under_way(
     database: Database, move: Move, twin: MoveKeys | None, looked_at: str
 ) -> Iterator[MoveKeys | EndMove | Remark]:
@@ -138,7 +158,7 @@ def _under_way(
         case Stage.BACK:
             yield EndMove(database.key, move, Wish.FINISH, "it was rolled back", place)
         case Stage.ENDED:
-            return
+            yield EndMove(database.key, move, move.wish, "only its record is left", place)
 
 
 def window_end(move: Move) -> datetime:

@@ -166,7 +166,7 @@ def cut(ends: Ends, way: Way, witness: Witness | None = None) -> CutResult:
         if accepting(move, gaining):
             _open_rest(ends, way, here, there)
             set_epoch(here, way.epoch, ends.token)
-            return CutResult(opened=True, pause_ms=0.0)
+            return CutResult(opened=True, pause_ms=None)
         check_ready(ends, here, there, way.lane, way.back_slot)
         check_held(here, move, way.loser)
         check_apart(here, there)

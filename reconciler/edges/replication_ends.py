@@ -51,6 +51,7 @@ class NotReady(ReconcilerError):
 
     code = "MV203"
     transient = True
+    nothing_changed = True
 
 
 class DiskShort(ReconcilerError):

@@ -48,6 +48,8 @@ SELECT json_build_object(
   'stopped', (SELECT json_agg(subname) FROM pg_subscription
                WHERE subname IN (%(forward)s, %(reverse)s) AND NOT (subenabled AND {_POINTS})
                  AND subdbid = (SELECT oid FROM pg_database WHERE datname = current_database())),
+  'failing', (SELECT json_object_agg(subname, apply_error_count) FROM pg_stat_subscription_stats
+               WHERE subname IN (%(forward)s, %(reverse)s)),
   'long', (SELECT json_agg(DISTINCT format('%%s %%s of %%s is in a transaction for %%s s',
                     coalesce(nullif(a.application_name, ''), 'process'), a.pid, a.usename,
                     extract(epoch FROM clock_timestamp() - a.xact_start)::int))
@@ -216,6 +218,7 @@ def _stream(name: str, publisher: _Sight, subscriber: _Sight, *, gap: bool) -> S
         subscribed=subscriber.has("subscribed", name),
         slot_name=slot[0] if slot else "",
         gap=gap,
+        apply_errors=(subscriber.seen.get("failing") or {}).get(name, 0),
     )
 
 
@@ -267,4 +270,5 @@ def _left(side: _Sight, where: str) -> list[str]:
 def _note_left(note: dict[str, Any], opened: tuple[str, ...]) -> list[str]:
     """A note that only says whose the rows are is no leftover until the target owns them."""
     marks = any(note.get(k) for k in ("slot", "verified", "verified_back", "cut_timeline"))
-    return ["the note at the target"] if note and (marks or opened) else []
+    rows = bool(note.get("begun"))
+    return ["the note at the target"] if note and (marks or opened or not rows) else []

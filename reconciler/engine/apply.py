@@ -148,17 +148,17 @@ class Applier:
     def _acquire(self) -> Lease:
         """Take the lease; wait for one whose holder is certainly dead to run out."""
         store, settings = self._world.eyes.store, self._world.settings
-        waited = 0.0
+        began = self._world.clock.monotonic()
         while True:
             try:
                 return store.acquire(APPLIER, self._world.actor, settings.lease_s)
             except LeaseHeld as error:
                 self._unless_used()
                 dead = self._world.is_gone(error.problem)
+                waited = self._world.clock.monotonic() - began
                 if not dead or waited > settings.lease_s + 5 or self._stop.is_set():
                     raise
                 self._world.clock.sleep(0.5)
-                waited += 0.5
 
     def _unless_used(self) -> None:
         """Raise PlanUsed for a saved plan that another apply is doing, or has done."""

@@ -11,7 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TypeVar, assert_never
 
-from reconciler.engine.moves import Crew, begin, drive, never_held, wish_for
+from reconciler.engine.move_acts import Crew, never_held
+from reconciler.engine.moves import begin, drive, wish_for
 from reconciler.engine.observe import login_of, primary_of
 from reconciler.engine.ports import Clock, Mover, Patroni, Platform, Postgres, Store
 from reconciler.engine.problems import (
@@ -24,6 +25,7 @@ from reconciler.engine.records import (
     decode_routing,
     encode_record,
     encode_routing,
+    logbook_key,
     record_key,
     routing_key,
 )
@@ -135,6 +137,7 @@ def perform(hands: Hands, action: Action, wait: Wait) -> None:  # noqa: C901  th
             _remove(hands, routing_key(action.database), action.version)
         case RemoveRecord():
             _remove(hands, record_key(action.database), action.version)
+            _forget_moves(hands, action.database)
         case WriteRecord():
             _write_record(hands, action)
         case MoveKeyRange():
@@ -145,6 +148,13 @@ def perform(hands: Hands, action: Action, wait: Wait) -> None:  # noqa: C901  th
             drive(crew, action.move)
         case _:
             assert_never(action)
+
+
+def _forget_moves(hands: Hands, database: DatabaseKey) -> None:
+    """Remove the logbooks of a database's moves; few are kept."""
+    books = hands.store.read(logbook_key(database))
+    if books:
+        hands.store.write(dict.fromkeys(books, (None, None)), hands.lease)
 
 
 def _shard(hands: Hands, key: ScopeKey) -> PlatformShard | None:
@@ -160,7 +170,7 @@ def _login(hands: Hands, key: ScopeKey) -> Login:
 
 def _until(hands: Hands, key: ScopeKey, look: Callable[[], _T | Hold], wait: Wait) -> _T:
     """Look until there is an answer. Raises NotHealthyInTime and StoppedByUser."""
-    waited, told = 0.0, ""
+    began, told = hands.clock.monotonic(), ""
     while True:
         answer = _try(look)
         if not isinstance(answer, Hold):
@@ -170,6 +180,7 @@ def _until(hands: Hands, key: ScopeKey, look: Callable[[], _T | Hold], wait: Wai
             wait(told)
         if hands.stop.is_set():
             raise StoppedByUser(str(key), f"stopped while it waited: {told}")
+        waited = hands.clock.monotonic() - began
         if waited >= hands.start_s:
             raise NotHealthyInTime(
                 str(key),
@@ -178,7 +189,6 @@ def _until(hands: Hands, key: ScopeKey, look: Callable[[], _T | Hold], wait: Wai
                 "with SHARDWRIGHT_START_S",
             )
         hands.clock.sleep(POLL_S)
-        waited += POLL_S
 
 
 def _try(look: Callable[[], _T | Hold]) -> _T | Hold:

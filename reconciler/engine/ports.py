@@ -41,6 +41,10 @@ class Clock(Protocol):
         """Return the time in UTC."""
         ...
 
+    def monotonic(self) -> float:
+        """Return seconds that only grow, for how long something takes; the start is any."""
+        ...
+
     def sleep(self, seconds: float) -> None:
         """Wait."""
         ...

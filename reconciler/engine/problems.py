@@ -132,3 +132,14 @@ def rows_differ(move: Move, found: Comparison) -> RowsDiffer:
         f"source and target differ in {', '.join(found.tables)}: {'; '.join(found.samples)}",
         remedy=f"look at them; `shardwright operation {undo} (move {move.id})",
     )
+
+
+class MovePaused(ReconcilerError):
+    """A move of keys is paused, so apply leaves it where it is and ends.
+
+    Nothing is undone, and no writer waits: a pause holds only what would begin something.
+    `shardwright operation resume` lets the next apply go on.
+    """
+
+    code = "AP207"
+    transient = True

@@ -5,6 +5,7 @@
     /shardwright/v1/databases/<namespace>/<name>/routing    who owns which keys
     /shardwright/v1/databases/<namespace>/<name>/record     what was last applied
     /shardwright/v1/databases/<namespace>/<name>/moves/<id> keys on their way to another shard
+    /shardwright/v1/databases/<namespace>/<name>/logbooks/<id> what was done for a move, and when
     /shardwright/v1/applier                                 the applier's lease
     /shardwright/v1/operations/<id>/…                       the journal
     /shardwright/v1/plans/<digest>                          saved plans that were used
@@ -54,6 +55,7 @@ __all__ = [
     "encode_move",
     "encode_record",
     "encode_routing",
+    "logbook_key",
     "move_of_key",
     "moves_key",
     "record_key",
@@ -118,6 +120,11 @@ def decode_record(key: str, value: bytes, database: DatabaseKey, version: int) -
 def moves_key(database: DatabaseKey, move: str = "") -> str:
     """Return where a move's record is; without a move, the prefix of all."""
     return f"{database_prefix(database)}moves/{move}"
+
+
+def logbook_key(database: DatabaseKey, move: str = "") -> str:
+    """Return where a move's logbook is; without a move, the prefix of all."""
+    return f"{DATABASES}{database.namespace}/{database.name}/logbooks/{move}"
 
 
 def move_of_key(key: str) -> tuple[DatabaseKey, str] | None:
@@ -186,7 +193,7 @@ def decode_move(key: str, value: bytes, version: int) -> Move:
             wish=Wish(data["wish"]),
             started_at=str(data["startedAt"]),
             switched_at=str(data["switchedAt"]),
-            pauses_ms=tuple(float(pause) for pause in data["pausesMs"]),
+            pauses_ms=tuple(None if p is None else float(p) for p in data["pausesMs"]),
             cut_after=str(data.get("cutAfter", "")),
             copy=CopyDriver(data.get("copy", CopyDriver.OWN)),
             cut_compared=str(data.get("cutCompared", "")),

@@ -6,10 +6,12 @@ move sees it at its next look; without one, the next plan does.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from reconciler.diff.moving import holds_up
+from reconciler.engine.logbook import Logbook, decode_logbook, read_ended
 from reconciler.engine.ports import Store
 from reconciler.engine.problems import ShardInMove
 from reconciler.engine.records import (
@@ -17,9 +19,11 @@ from reconciler.engine.records import (
     ROOT,
     decode_move,
     encode_move,
+    logbook_key,
     move_of_key,
     moves_key,
 )
+from reconciler.model.access import ConflictingWrite, Lease, Versioned
 from reconciler.model.errors import ReconcilerError
 from reconciler.model.moves import Move, Stage, Wish
 from reconciler.plan.actions import MoveKeyRange
@@ -29,6 +33,7 @@ if TYPE_CHECKING:
 
 _WISHES_LEASE = ROOT + "wishes"
 _LEASE_S = 5
+_TRIES = 5
 _ALLOWED: dict[Wish, tuple[Stage, ...]] = {
     Wish.FORWARD: (Stage.BEFORE, Stage.SWITCHED),
     Wish.PAUSE: (Stage.BEFORE, Stage.SWITCHED),
@@ -55,9 +60,42 @@ class WishTooLate(ReconcilerError):
     code = "AP202"
 
 
+@dataclass(frozen=True, slots=True)
+class KnownMove:
+    """A move, under way or ended, with its logbook."""
+
+    move: Move
+    book: Logbook
+
+
+def known_moves(store: Store) -> tuple[KnownMove, ...]:
+    """Return the moves under way in the order in which they began, then the latest that ended.
+
+    A logbook that cannot be read is shown as an empty one.
+    """
+    found = store.read(DATABASES)
+    under_way = [KnownMove(move, _book_of(found, move)) for move in _under_way(found)]
+    ended = [
+        KnownMove(book.ended, book) for book in read_ended(found).values() if book.ended is not None
+    ]
+    ended.sort(key=lambda known: known.book.ended_at, reverse=True)
+    return (*under_way, *ended)
+
+
+def _book_of(found: dict[str, Versioned], move: Move) -> Logbook:
+    key = logbook_key(move.database, move.id)
+    if key in found:
+        with suppress(ReconcilerError):
+            return decode_logbook(key, found[key].value, found[key].version)
+    return Logbook()
+
+
 def moves_under_way(store: Store) -> tuple[Move, ...]:
     """Return the records of all moves, in the order in which they began."""
-    found = store.read(DATABASES)
+    return _under_way(store.read(DATABASES))
+
+
+def _under_way(found: dict[str, Versioned]) -> tuple[Move, ...]:
     moves = [
         decode_move(key, item.value, item.version)
         for key, item in found.items()
@@ -81,9 +119,20 @@ def refuse_busy(store: Store, action: MoveKeyRange) -> None:
 def record_wish(world: World, id_: str, wish: Wish) -> Move:
     """Write a wish into a move's record and return it.
 
-    Raises MoveUnknown, WishTooLate and what the store raises.
+    A record that the applier changes meanwhile is read again. Raises MoveUnknown, WishTooLate and
+    what the store raises.
     """
-    store = world.eyes.store
+    lease = world.eyes.store.acquire(_WISHES_LEASE, world.actor, _LEASE_S)
+    try:
+        for _ in range(_TRIES - 1):
+            with suppress(ConflictingWrite):
+                return _wished(world.eyes.store, lease, id_, wish)
+        return _wished(world.eyes.store, lease, id_, wish)
+    finally:
+        world.eyes.store.release(lease)
+
+
+def _wished(store: Store, lease: Lease, id_: str, wish: Wish) -> Move:
     moves = moves_under_way(store)
     move = next((m for m in moves if m.id == id_), None)
     if move is None:
@@ -98,10 +147,6 @@ def record_wish(world: World, id_: str, wish: Wish) -> Move:
             f"move {id_}", f"it is {move.stage.value}: {wish.value} is not possible", remedy=instead
         )
     wished = replace(move, wish=wish)
-    lease = store.acquire(_WISHES_LEASE, world.actor, _LEASE_S)
-    try:
-        key = moves_key(move.database, move.id)
-        store.write({key: (encode_move(wished), move.version)}, lease)
-    finally:
-        store.release(lease)
+    key = moves_key(move.database, move.id)
+    store.write({key: (encode_move(wished), move.version)}, lease)
     return wished

@@ -33,12 +33,14 @@ class ReconcilerError(Exception):
 
     ``code`` never changes once released. ``transient`` tells the loop that the
     same attempt may succeed later; anything else waits for a person or a commit.
+    ``nothing_changed``: what raised it had not begun to change anything.
     The class docstring is the story that ``shardwright explain CODE`` prints: first line the fact,
     then why it matters and how it comes about.
     """
 
     code: ClassVar[str] = "IN000"
     transient: ClassVar[bool] = False
+    nothing_changed: ClassVar[bool] = False
 
     def __init__(
         self, subject: str, problem: str, *, remedy: str = "", where: Position | None = None

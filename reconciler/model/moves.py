@@ -61,11 +61,12 @@ class Move:
     ``epoch`` is the one that the routing map will have when the move is switched; a rollback
     publishes ``epoch + 1``. ``source_keys`` and ``target_keys`` are what the two owned when the
     move began. ``switched_at`` is UTC in ISO 8601, empty before. ``pauses_ms`` are the writers'
-    waits of each cut that was tried, the last one first; ``cut_after`` is the time (UTC, ISO 8601)
-    before which no other cut is tried, empty when none backed out. ``latency_ratio_max`` is how
-    much slower than before the source's commits may become during a copy (0: no limit). ``copy`` is
-    who brings the rows. ``cut_compared`` is "equal" once both sides were compared as of the cut,
-    else what differed; empty before. ``version`` is etcd's mod revision of the record.
+    waits of each cut that was tried, the last one first, None where the cut was lost with its
+    applier and nobody knows; ``cut_after`` is the time (UTC, ISO 8601) before which no other cut is
+    tried, empty when none backed out. ``latency_ratio_max`` is how much slower than before the
+    source's commits may become during a copy (0: no limit). ``copy`` is who brings the rows.
+    ``cut_compared`` is "equal" once both sides were compared as of the cut, else what differed;
+    empty before. ``version`` is etcd's mod revision of the record.
     """
 
     id: MoveId
@@ -88,7 +89,7 @@ class Move:
     wish: Wish = Wish.FORWARD
     started_at: str = ""
     switched_at: str = ""
-    pauses_ms: tuple[float, ...] = ()
+    pauses_ms: tuple[float | None, ...] = ()
     cut_after: str = ""
     copy: CopyDriver = CopyDriver.OWN
     cut_compared: str = ""
@@ -114,6 +115,8 @@ class Stream:
     lacks.
 
     ``endangered`` says why the slot should be given up: its WAL goes soon, or fills the disk.
+    ``apply_errors`` counts how often the subscriber's apply worker has failed; PostgreSQL keeps the
+    reasons in the server's log alone.
     """
 
     published: bool = False
@@ -125,6 +128,7 @@ class Stream:
     slot_name: str = ""
     gap: bool = False
     endangered: str = ""
+    apply_errors: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,12 +197,12 @@ class CopyProgress:
 class CutResult:
     """How a cut ended. ``opened`` False: it backed out by itself and the source accepts again.
 
-    ``pause_ms`` is from the first fence to the open target (or to the removed fence), ``reason``
-    why it backed out.
+    ``pause_ms`` is from the first fence to the open target (or to the removed fence), None when it
+    only ended a cut that somebody else began; ``reason`` why it backed out.
     """
 
     opened: bool
-    pause_ms: float
+    pause_ms: float | None
     reason: str = ""
 
 

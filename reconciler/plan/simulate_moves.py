@@ -30,9 +30,15 @@ _LONG_AGO = "2000-01-01T00:00:00+00:00"
 
 
 def close_move(there: ObservedDatabase, action: CloseMove) -> ObservedDatabase:
-    """End a move: its record goes, and after an abort or a rollback the source owns the keys."""
+    """End a move: its record goes, and after an abort or a rollback the source owns the keys.
+
+    One that only goes on soaks after it.
+    """
     move = action.move
     routing = there.routing
+    if action.how is Wish.FORWARD and move.stage is Stage.BEFORE:
+        soaking = replace(move, stage=Stage.SWITCHED, switched_at=move.switched_at or _LONG_AGO)
+        return replace(there, moves=tuple(soaking if m.id == move.id else m for m in there.moves))
     if isinstance(routing, RoutingMap):
         if action.how is Wish.ROLLBACK:
             there = _give(there, routing, move, Epoch(routing.epoch + 1), back=True)

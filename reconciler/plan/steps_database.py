@@ -84,6 +84,7 @@ def move_keys(change: MoveKeys) -> Ranked:
 
 
 _ENDINGS = {
+    Wish.FORWARD: ("go-on", Risk.ONLINE, "go on with the move of {} from {} to {}"),
     Wish.ABORT: ("abort", Risk.ONLINE, "abort the move of {} from {} to {}"),
     Wish.ROLLBACK: ("roll-back", Risk.DATA_MOVE, "take the move of {} from {} to {} back"),
     Wish.FINISH: ("finish", Risk.DATA_MOVE, "finish the move of {} from {} to {}: prune the copy"),

@@ -167,6 +167,10 @@ def is_broken(view: MoveView) -> bool:
 
 def behind(stream: Stream, subscriber: str) -> str:
     """Return why a stream is not close enough for a cut; empty when it is."""
+    near = stream.lag_bytes is not None and stream.lag_bytes <= LAG_BYTES_MAX
+    if stream.apply_errors and not (stream.slot_active and near):
+        times = f"{stream.apply_errors} time{'' if stream.apply_errors == 1 else 's'} so far"
+        return f"the apply worker of {subscriber} fails, {times}: its server's log says why"
     if not stream.slot_active:
         return f"{subscriber} does not follow yet: its slot is not in use"
     if stream.lag_bytes is None or stream.lag_bytes > LAG_BYTES_MAX:

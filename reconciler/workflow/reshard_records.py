@@ -11,7 +11,7 @@ EQUAL = "equal"
 """What a record says of a cut whose sides were the same."""
 LATER = "later than the cut: "
 """Begins what differed where only a later point was compared: the way back may have lost it."""
-PAUSES_KEPT = 100
+PAUSES_KEPT = 1000
 """How many of the latest pauses a record keeps."""
 RETRY_S_MAX = 300
 """The longest time between two cuts that backed out."""
@@ -26,11 +26,18 @@ def record_stage(move: Move, stage: Stage, now: datetime) -> Move:
 
 def record_cut(move: Move, result: CutResult, now: datetime) -> Move:
     """Return the record with a cut's pause; after one that backed out the next has to wait."""
+    if result.pause_ms is None:  # the cut that it ended was noted when it was found lost
+        return replace(move, cut_after="")
     pauses = (result.pause_ms, *move.pauses_ms)[:PAUSES_KEPT]
     if result.opened:
         return replace(move, pauses_ms=pauses, cut_after="")
     delay = timedelta(seconds=min(RETRY_S_MAX, 2 ** min(len(pauses), 10)))
     return replace(move, pauses_ms=pauses, cut_after=(now + delay).isoformat())
+
+
+def record_lost_cut(move: Move) -> Move:
+    """Return the record with the pause of a cut whose end nobody saw."""
+    return replace(move, pauses_ms=(None, *move.pauses_ms)[:PAUSES_KEPT])
 
 
 def cut_was_wrong(move: Move) -> bool:

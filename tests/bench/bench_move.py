@@ -293,7 +293,7 @@ def measure_cuts(pair: Pair, cuts: int) -> None:
             world.go()
         ledger.check()
         acknowledged += len(ledger.acknowledged)
-        pauses += world.move.pauses_ms
+        pauses += [p for p in world.move.pauses_ms if p is not None]
     rate = acknowledged / (time.perf_counter() - begun)
     ordered = sorted(pauses)
     print(

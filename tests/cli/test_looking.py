@@ -17,7 +17,7 @@ from reconciler.cli.confirm import NotConfirmed, confirm
 from reconciler.cli.errors import tell_error
 from reconciler.cli.get import Kind, kind_and_name
 from reconciler.cli.looking import NotFound, last_failures, named, noted
-from reconciler.cli.objects import Object, move_object, shard_object
+from reconciler.cli.objects import Object, histogram, move_object, shard_object
 from reconciler.cli.progress import Failures, Lines
 from reconciler.cli.readiness import not_serving, of_database, of_shard
 from reconciler.cli.table import table
@@ -32,8 +32,10 @@ from reconciler.engine.events import (
     StepWaits,
 )
 from reconciler.engine.journal import Operation, Operations, StepRecord
+from reconciler.engine.logbook import Copying, Line, Logbook
 from reconciler.engine.problems import PlanFileBroken, StoppedByUser
 from reconciler.engine.saved import decode_saved
+from reconciler.engine.wishes import KnownMove
 from reconciler.model.errors import Position
 from reconciler.model.moves import Move, Stage
 from reconciler.model.names import (
@@ -251,6 +253,12 @@ def test_an_apply_as_json_has_its_operation_and_how_each_step_ended() -> None:
     assert steps[1]["error"]["code"] == "TE901"
 
 
+BOOK = Logbook(
+    (Line("Copy", "begun", "2026-01-01T00:00:00+00:00"),),
+    copying=Copying(2_000_000, 8_000_000, 1000, 2_000_000, 3, "2026-01-01T00:00:01+00:00"),
+)
+
+
 def test_a_move_is_listed_with_its_stage_its_window_and_its_last_pause() -> None:
     ends = datetime.now(UTC) + timedelta(hours=1)
     switched = (ends - timedelta(seconds=MOVE.rollback_window_s)).isoformat()
@@ -258,17 +266,20 @@ def test_a_move_is_listed_with_its_stage_its_window_and_its_last_pause() -> None
         MOVE, stage=Stage.SWITCHED, switched_at=switched, pauses_ms=(41.4, 9.0)
     )
     shown = {
-        head: cell(move_object(open_))
+        head: cell(move_object(KnownMove(open_, BOOK)))
         for head, cell in columns_for("moves", wide=True, with_namespace=True)
     }
     assert (shown["STAGE"], shown["LAST PAUSE"]) == ("cut over", "41 ms")
+    assert shown["NOW"] == "Copy: 25%, 1,000 rows, 2 MB/s, about 3 s left"
+    assert histogram(open_.pauses_ms)["50 ms"] == 1
+    assert histogram((None, 6000.0)) == {**histogram(()), "more": 1, "unknown": 1}
     assert "in 60 min" in shown["WINDOW ENDS"]
     assert _window_of(MOVE) == "-"
 
 
 def _window_of(move: Move) -> str:
     cells = dict(columns_for("moves", wide=False, with_namespace=False))
-    return cells["WINDOW ENDS"](move_object(move))
+    return cells["WINDOW ENDS"](move_object(KnownMove(move, Logbook())))
 
 
 def test_a_failure_is_told_even_when_quiet(capsys: pytest.CaptureFixture[str]) -> None:

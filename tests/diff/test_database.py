@@ -10,6 +10,7 @@ from reconciler.diff import refusals
 from reconciler.diff.changes import (
     ApplySchema,
     DeleteDatabase,
+    EndMove,
     MoveKeys,
     PublishRouting,
     RecordApplied,
@@ -384,6 +385,23 @@ class TestMovesOfKeys:
         found = difference(wanted, with_shard(seen, catalog={"guards": ()}))
 
         assert ("ChangeGuards" in names(found)) is changed
+
+    def test_go_on_when_only_their_stage_was_not_written(self) -> None:
+        wanted = database(shard("s0", "-40"), shard("s1", "40-"))
+        planned = make_plan(desired(wanted), RUNNING, difference(wanted, RUNNING))
+        (action,) = (s.action for s in planned.steps if isinstance(s.action, MoveKeyRange))
+        routing = routing_of(RUNNING)
+        move = begin_move(action, routing, "2026-01-01T00:00:00+00:00")
+        owners = tuple(
+            replace(owner, keys=parse_key_set(keys))
+            for owner, keys in zip(routing.owners, ("-40", "40-"), strict=True)
+        )
+        published = with_database(RUNNING, routing=replace(routing, owners=owners), moves=(move,))
+        ended = with_database(RUNNING, moves=(replace(move, stage=Stage.ENDED),))
+
+        assert only(difference(wanted, published), EndMove).how is Wish.FORWARD
+        assert only(difference(SHOP, published), EndMove).how is Wish.ROLLBACK
+        assert only(difference(SHOP, ended), EndMove).how is Wish.FORWARD
 
 
 class TestAShardThatLeftTheSpec:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from reconciler.model.desired import CopyDriver
+from reconciler.model.hashing import position_of_key
 from reconciler.model.moves import Wish
 from reconciler.model.platform import TlsFiles
 from reconciler.workflow import reshard_acts as acts
+from reconciler.workflow.phase import Wait
+from reconciler.workflow.reshard import decide
 from tests.edges.replication_world import (
     Ledger,
     MoveWorld,
@@ -20,6 +24,7 @@ from tests.edges.replication_world import (
     running_pair,
 )
 from tests.edges.servers import postgres_binaries
+from tests.local_home import wait_for
 
 
 @pytest.fixture(scope="module", params=sorted(postgres_binaries()))
@@ -122,6 +127,31 @@ def test_an_aborted_move_leaves_the_target_as_it_was(world: MoveWorld) -> None:
     world.nothing_left()
     assert world.target.rows(INDEXES) == before
     assert world.target.rows("SELECT FROM accounts") == []
+
+
+def test_an_abort_before_anything_was_published_leaves_no_note(world: MoveWorld) -> None:
+    world.go(until=lambda act: isinstance(act, acts.Publish))
+
+    world.wish(Wish.ABORT)
+    world.go()
+
+    world.nothing_left()
+
+
+def test_a_wait_says_that_the_apply_worker_fails(world: MoveWorld) -> None:
+    load_accounts(world, 100)
+    world.go(until=lambda act: isinstance(act, acts.Verify))
+    key = next(k for k in range(1000, 2000) if position_of_key("bigint", str(k)) in world.move.keys)
+    for shard in (world.target, world.source):
+        with shard.connect() as connection:
+            connection.execute("SET session_replication_role = replica")
+            connection.execute("INSERT INTO accounts (id, note) VALUES (%s, 'twice')", [key])
+
+    def failing() -> bool:
+        decision = decide(world.move, world.view(), datetime.now(UTC))
+        return isinstance(decision, Wait) and "the apply worker of s1 fails" in decision.reason
+
+    assert wait_for(failing, "a wait that says so")
 
 
 INDEXES = """

@@ -7,7 +7,8 @@ from typing import cast
 
 import pytest
 
-from reconciler.engine.moves import Crew, Scene, _held
+from reconciler.engine.move_acts import Crew, Scene
+from reconciler.engine.moves import _held
 from reconciler.model.moves import MoveView, Side
 from reconciler.workflow.reshard_acts import Copy, Cut, Prune, RollBackCut, Step
 from tests.workflow.move_views import FENCED, READY
