@@ -52,7 +52,7 @@ class NumbersUsedUp(ReconcilerError):
     divided with every new shard, so a smallint or int sequence comes to its end.
     """
 
-    code = "MV211"
+    code = "MV212"
 
 
 @dataclass(frozen=True, slots=True)
