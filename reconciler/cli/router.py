@@ -23,7 +23,9 @@ _ME = "reconciler.cli.router:"
     cls=LazyGroup,
     table={
         "run": LazyCommand("Commands", _ME + "run", "Serve until it is stopped."),
-        "map": LazyCommand("Commands", _ME + "show_map", "Print the map in a router's language."),
+        "map": LazyCommand(
+            "Commands", _ME + "show_map", "Print the routing map in a router's language."
+        ),
     },
     context_settings={"help_option_names": ["-h", "--help"]},
 )
