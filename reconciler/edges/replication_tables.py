@@ -67,7 +67,10 @@ class Heap:
 
 @dataclass(frozen=True, slots=True)
 class MovedTable:
-    """A table whose rows move: a sharded one by its key, a reference table (``key`` "") whole."""
+    """A table whose rows move: a sharded one by its key, a reference table (``key`` "") whole.
+
+    ``shape`` are its defaults, constraints, indexes, triggers and partitions, as SQL tells them.
+    """
 
     name: str
     key: str
@@ -75,6 +78,7 @@ class MovedTable:
     partitioned: bool
     columns: tuple[Column, ...]
     heaps: tuple[Heap, ...]
+    shape: tuple[str, ...] = ()
 
     @property
     def identifier(self) -> sql.Identifier:
@@ -172,4 +176,5 @@ def _decode(seen: dict[str, Any], key: str) -> MovedTable:
             for name, declared, kind, generated, portable in seen["columns"] or ()
         ),
         heaps=tuple(Heap(*heap) for heap in seen["heaps"] or ()),
+        shape=tuple(seen["shape"] or ()),
     )

@@ -25,6 +25,8 @@ from reconciler.model.observed import ObservedGuard, Unseen
 
 LONG_TRANSACTION_S = 5
 MIB = 1 << 20
+ODD_MAX = 3
+"""How many differences between two tables are told."""
 SAFE_WAL_BYTES = 16 * MIB
 """A slot that may keep less than this is given up; one that keeps less fills no disk."""
 
@@ -249,6 +251,9 @@ def _obstacles(move: Move, source: _Sight, target: _Sight) -> tuple[str, ...]:
         theirs = target.tables.get(name)
         if theirs is not None and _columns(mine) != _columns(theirs):
             found.append(f"{name} has other columns at {move.target} than at {move.source}")
+        elif theirs is not None and (odd := set(mine.shape) ^ set(theirs.shape)):
+            told = "; ".join(sorted(odd)[:ODD_MAX])
+            found.append(f"{name} is not the same at {move.source} and {move.target}: {told}")
     return tuple(found)
 
 

@@ -454,6 +454,27 @@ def test_foreign_ddl_is_an_obstacle_before_the_cut(world: MoveWorld) -> None:
     assert world.view().obstacles == ("public.accounts has other columns at s1 than at s0",)
 
 
+@pytest.mark.parametrize(
+    ("statement", "said"),
+    [
+        ("ALTER TABLE accounts ALTER balance SET DEFAULT 7", "column balance 7 not null"),
+        ("ALTER TABLE accounts ADD CHECK (balance > -9)", "constraint accounts_balance_check"),
+        ("CREATE INDEX late ON accounts (balance)", "CREATE INDEX late"),
+    ],
+)
+def test_every_foreign_ddl_is_an_obstacle_before_the_cut(
+    world: MoveWorld, statement: str, said: str
+) -> None:
+    world.go(until=lambda act: isinstance(act, acts.Cut))
+    assert world.view().obstacles == ()
+    with world.source.connect() as connection:
+        connection.execute(statement)
+
+    (found,) = world.view().obstacles
+    assert found.startswith("public.accounts is not the same at s0 and s1")
+    assert said in found
+
+
 def test_a_side_that_is_down_is_unseen(world: MoveWorld) -> None:
     world.target = world.target.at(1)
 
