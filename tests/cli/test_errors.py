@@ -201,7 +201,7 @@ def test_what_a_configuration_sets_is_shown_with_its_origin_and_what_has_no_effe
     assert shown["etcd"] == {"value": ["https://etcd:2379"], "origin": origin}
     assert shown["platform"] == {"value": "local", "origin": origin}
     assert shown["sources"]["value"] == ["https://git.example.org/x.git@main"]
-    assert [one["name"] for one in shown["withoutEffect"]] == ["etcd", "interval", "sources"]
+    assert [one["name"] for one in shown["withoutEffect"]] == ["etcd", "sources"]
     told = call("--config", str(path), "config", "show")
     assert "without effect: etcd: the local platform runs its own" in told.err
     plain = call("config", "show", "-o", "json").json

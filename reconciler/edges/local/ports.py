@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import random
 import socket
+import time
 
 from reconciler.model.errors import ReconcilerError
 
@@ -12,6 +13,8 @@ LOOPBACK = "127.0.0.1"
 FIRST_PORT, LAST_PORT = 20000, 32700
 """Below the kernel's ephemeral range (32768 and up), so that no outgoing connection ever takes a
 remembered port while its server is down."""
+FREED_S = 3.0
+"""How long a port may still be held by a process that was killed."""
 ATTEMPTS_MAX = 200
 
 
@@ -65,10 +68,16 @@ def choose_ports(count: int, taken: frozenset[int]) -> tuple[int, ...]:
 
 
 def require_free(port: int, part: str) -> None:
-    """Raise PortTaken unless the port of ``part`` is free."""
-    if not is_free(port):
-        raise PortTaken(
-            f"{part}, {LOOPBACK}:{port}",
-            "the port is in use by a process that is not of this home",
-            remedy=f"end that process; see it with: ss -ltnp 'sport = :{port}'",
-        )
+    """Raise PortTaken unless the port of ``part`` is free, or soon is.
+
+    A process of ours that was killed holds its ports until the kernel has torn it down.
+    """
+    until = time.monotonic() + FREED_S
+    while not is_free(port):
+        if time.monotonic() >= until:
+            raise PortTaken(
+                f"{part}, {LOOPBACK}:{port}",
+                "the port is in use by a process that is not of this home",
+                remedy=f"end that process; see it with: ss -ltnp 'sport = :{port}'",
+            )
+        time.sleep(0.05)
