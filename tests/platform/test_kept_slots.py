@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from pathlib import Path
@@ -44,7 +45,8 @@ def test_a_slot_that_standbys_keep_is_at_the_new_primary_after_a_failover(new_ho
     folder = next(p for p in new_home.rglob(old.name) if p.is_dir() and (p / "data").is_dir())
     for pid, command in processes_in(folder).items():
         if "postgres" in command:
-            os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # it ended with its postmaster
+                os.kill(pid, signal.SIGKILL)
 
     wait_for(lambda: roles(new_home, wanted.key).get(standby.name) == "leader", "a failover")
     with connect(platform, wanted.key, standby.endpoint) as there:
