@@ -21,7 +21,7 @@ from reconciler.edges.replication_guards import (
     read_guards,
 )
 from reconciler.edges.replication_streams import SlotBlocked
-from reconciler.model.access import FencedOff
+from reconciler.model.access import FencedOff, Seat
 from reconciler.model.errors import ReconcilerError
 from reconciler.model.moves import CopyProgress, Move, Side, Wish
 from reconciler.model.names import FencingToken
@@ -164,8 +164,10 @@ def test_a_fence_whose_cut_died_is_taken_away_while_nothing_is_open(world: MoveW
     assert world.view().fenced == ()
 
 
-def cut_again(mover: LogicalMover, move: Move, *where: Any) -> None:
-    mover.cut(move, *where, move.epoch)
+def cut_again(
+    mover: LogicalMover, move: Move, source: Seat, target: Seat, token: FencingToken
+) -> None:
+    mover.cut(move, source, target, token, move.epoch)
 
 
 @pytest.mark.parametrize("again", [LogicalMover.finish_opening, cut_again])
