@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import pytest
 
+from reconciler.edges.replication import LogicalMover
 from reconciler.engine.ports import Mover
 from reconciler.engine.wishes import known_moves, moves_under_way, record_wish
 from reconciler.model.moves import Stage, Wish
@@ -45,8 +46,13 @@ def _spec(*shards: str) -> str:
 
 def _applied(scene: Scene, **watching: Callable[[str], None]) -> None:
     world = scene.world()
+    assert isinstance(world.mover, LogicalMover)
     mover = WatchedMover(world.mover, **watching)
-    scene.apply(replace(world, mover=cast(Mover, mover)))
+    try:
+        scene.apply(replace(world, mover=cast(Mover, mover)))
+    finally:  # with a process its sessions end, those that hold a cut's snapshots too
+        for witness in world.mover._witnesses.values():
+            witness.close()
 
 
 def _wish_at(scene: Scene, act: str, wish: Wish) -> Callable[[str], None]:
