@@ -18,6 +18,7 @@ import psycopg
 from psycopg import errors as pg
 from psycopg import sql
 
+from reconciler.edges.copy_out import receive
 from reconciler.edges.postgres_session import meaning, session, superuser_options
 from reconciler.edges.replication_ends import (
     Ends,
@@ -39,8 +40,6 @@ from reconciler.model.errors import ReconcilerError
 from reconciler.model.moves import CopyProgress, Move
 
 PAGE_BYTES = 8192
-BATCH_BYTES = 128 * 1024
-"""PostgreSQL sends a message a row; joined to this size they cost a third (resharding.md, 2)."""
 _REPLICA = {"session_replication_role": "replica"}
 
 
@@ -301,28 +300,21 @@ def _copy_chunk(
     with (
         reader.cursor() as out,
         into.copy(_write_statement(chunk)) as sink,
-        _outgoing(out, chunk, ends) as rows,
+        _outgoing(out, chunk, ends),
     ):
-        batch: list[bytes] = []
-        size = 0
-        for data in rows:
-            batch.append(bytes(data))
-            size += len(data)
-            if size >= BATCH_BYTES:
-                sink.write(b"".join(batch))
-                throttle.pace(size)
-                tally.check()
-                batch, size = [], 0
-        sink.write(b"".join(batch))
+        while batch := reader.wait(receive(reader.pgconn)):
+            sink.write(batch)
+            throttle.pace(len(batch))
+            tally.check()
     return max(into.rowcount, 0)
 
 
 @contextmanager
-def _outgoing(out: psycopg.Cursor, chunk: _Chunk, ends: Ends) -> Iterator[psycopg.Copy]:
+def _outgoing(out: psycopg.Cursor, chunk: _Chunk, ends: Ends) -> Iterator[None]:
     """Open the reading half; an error of it must not be taken for one of the writing half."""
     try:
-        with out.copy(_read_statement(chunk, ends.move)) as rows:
-            yield rows
+        with out.copy(_read_statement(chunk, ends.move)):
+            yield
     except psycopg.Error as error:
         if out.connection.broken or out.connection.info.transaction_status == 3:
             raise meaning(error, ends.source.subject) from None

@@ -41,16 +41,22 @@ SELECT 'fk',
    AND k.contype = 'f' AND k.conparentid = 0 ORDER BY k.conname
 """
 )
+# A key comes back as an index, and as a constraint on it then: indexes of one table are built side
+# by side, a constraint lets nothing else at its table.
 _KEYS = (
     """
 SELECT 'key',
-       format('ALTER TABLE %%I.%%I ADD CONSTRAINT %%I %%s', n.nspname, c.relname, k.conname,
-              pg_get_constraintdef(k.oid)),
-       NULL,
+       format('ALTER TABLE %%I.%%I ADD CONSTRAINT %%I ', n.nspname, c.relname, k.conname)
+       || CASE WHEN i.indisexclusion THEN pg_get_constraintdef(k.oid)
+          ELSE format('%%s USING INDEX %%I', CASE k.contype WHEN 'p' THEN 'PRIMARY KEY'
+                      ELSE 'UNIQUE' END, k.conname)
+               || CASE WHEN k.condeferrable THEN ' DEFERRABLE' ELSE '' END
+               || CASE WHEN k.condeferred THEN ' INITIALLY DEFERRED' ELSE '' END END,
+       CASE WHEN NOT i.indisexclusion THEN pg_get_indexdef(i.indexrelid) END,
        obj_description(k.oid, 'pg_constraint'),
        format('CONSTRAINT %%I ON %%I.%%I', k.conname, n.nspname, c.relname),
        format('ALTER TABLE %%I.%%I DROP CONSTRAINT %%I', n.nspname, c.relname, k.conname)
-  FROM pg_constraint k
+  FROM pg_constraint k JOIN pg_index i ON i.indexrelid = k.conindid
 """
     + _ON_OURS.format(owner="k.conrelid")
     + """
@@ -73,7 +79,7 @@ SELECT 'index', pg_get_indexdef(i.indexrelid), NULL,
 """
 )
 _NOTE = "INSERT INTO shardwright.move_ddl (move_id, kind, definition) VALUES (%s, %s, %s)"
-_STAGES = (("key", "index"), ("fk",), ("validate", "comment"))
+_STAGES = (("index",), ("key",), ("fk",), ("validate", "comment"))
 MAINTENANCE_MEMORY = "256MB"
 
 
@@ -97,10 +103,10 @@ def take_away(
     """
     values = {"names": [t.name for t in tables], "keys": keys}
     for query in (_FOREIGN_KEYS, _KEYS, _INDEXES) if keys else (_FOREIGN_KEYS, _INDEXES):
-        for kind, definition, validation, comment, what, removal in connection.execute(
+        for kind, definition, other, comment, what, removal in connection.execute(
             query, values
         ).fetchall():
-            after = [("validate", validation)] if validation else []
+            after = [("validate" if kind == "fk" else "index", other)] if other else []
             if comment is not None:
                 text = sql.SQL("COMMENT ON {} IS {}").format(sql.SQL(what), sql.Literal(comment))
                 after.append(("comment", text.as_string(connection)))
@@ -134,8 +140,12 @@ def rebuild(target: Server, id_: MoveId, workers: int, token: FencingToken) -> N
 def _build(
     target: Server, id_: MoveId, token: FencingToken, ordinal: int, kind: str, definition: str
 ) -> None:
-    # Two of one table wait for each other, for as long as one takes; nobody else is there.
-    options = {"maintenance_work_mem": MAINTENANCE_MEMORY, "lock_timeout": "0"}
+    # An exclusion constraint waits for what is built on its table; nobody else is there.
+    options = {
+        "maintenance_work_mem": MAINTENANCE_MEMORY,
+        "lock_timeout": "0",
+        "synchronous_commit": "off",  # lost in a crash, its note is back: it is built again
+    }
     with open_session(target, **options) as connection:
         try:
             with connection.transaction():

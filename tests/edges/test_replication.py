@@ -129,6 +129,24 @@ def test_an_aborted_move_leaves_the_target_as_it_was(world: MoveWorld) -> None:
     assert world.target.rows("SELECT FROM accounts") == []
 
 
+def test_keys_of_every_kind_come_back_as_they_were(pair: Pair) -> None:
+    world = make_world(pair, KEYS, (("public.slots", "id"),))
+    with world.source.connect() as connection:
+        connection.execute(
+            "INSERT INTO slots (id, rank, during) SELECT i, i, int4range(i, i + 1)"
+            " FROM generate_series(1, 500) i"
+        )
+    before = world.target.rows(INDEXES)
+    assert sum(any(w in str(row) for w in ("EXCLUDE", "DEFERRABLE")) for row in before) == 3
+
+    world.go(until=lambda act: isinstance(act, acts.BuildIndexes))
+    assert world.target.rows(INDEXES) == []
+    world.go()
+
+    assert world.target.rows(INDEXES) == before
+    assert world.target.rows("SELECT count(*) > 200 FROM slots") == [(True,)]
+
+
 def test_an_abort_before_anything_was_published_leaves_no_note(world: MoveWorld) -> None:
     world.go(until=lambda act: isinstance(act, acts.Publish))
 
@@ -158,6 +176,16 @@ INDEXES = """
 SELECT pg_get_indexdef(i.indexrelid), obj_description(i.indexrelid), '' FROM pg_index i
   JOIN pg_class c ON c.oid = i.indrelid WHERE c.relnamespace = 'public'::regnamespace
 UNION ALL SELECT conname, pg_get_constraintdef(oid), convalidated::text FROM pg_constraint
-   WHERE connamespace = 'public'::regnamespace AND contype IN ('p', 'u', 'f')
+   WHERE connamespace = 'public'::regnamespace AND contype IN ('p', 'u', 'f', 'x')
 ORDER BY 1, 2
+"""
+
+KEYS = """
+CREATE TABLE slots (
+  id bigint PRIMARY KEY, rank bigint NOT NULL, during int4range,
+  CONSTRAINT slots_rank UNIQUE (id, rank) DEFERRABLE INITIALLY DEFERRED,
+  CONSTRAINT slots_late UNIQUE (id) INCLUDE (rank) DEFERRABLE,
+  CONSTRAINT slots_apart EXCLUDE USING gist (during WITH &&)
+);
+COMMENT ON CONSTRAINT slots_rank ON slots IS 'checked at the end';
 """
