@@ -68,12 +68,12 @@ _ROUND = (
 servers and take longest, so there are few."""
 
 _BEFORE_CUT = (
-    "line begun MoveKeyRange", "stage before", "prepare_target", "publish", "copy", "build_indexes",
-    "subscribe", "verify", "arm",
+    "line begun MoveKeyRange", "stage before", "prepare_target", "hold", "publish", "copy",
+    "build_indexes", "subscribe", "verify", "divide_sequences", "arm", "refuse_stale",
 )  # fmt: skip
-_CUT = ("cut", "cut", "cut", "map", "stage switched", "reverse")
+_CUT = ("cut", "cut", "cut", "map", "stage switched", "reverse", "verify_cut")
 _END = ("line begun CloseMove", "clean", "prune", "stage ended", "end")
-_BACK = ("roll_back_cut", "roll_back_cut", "map", "stage back", *_END)
+_BACK = ("verify_back", "roll_back_cut", "roll_back_cut", "map", "stage back", *_END)
 _PLACES = {
     Course.FORWARD: (*_BEFORE_CUT, *_CUT, *_END),
     Course.BACK: (*_CUT, *_BACK),
