@@ -11,6 +11,7 @@ from typing import Any
 import psycopg
 from psycopg import IsolationLevel
 
+from reconciler.edges.local.secrets_store import CredentialMissing
 from reconciler.model.hashing import position_of_key
 from reconciler.model.routing import RoutingMap, RoutingOwner
 from reconciler.sdk import (
@@ -196,7 +197,7 @@ class MapSession:
             connection.autocommit = True
             if self._tells_epoch:
                 connection.execute(f"SET shardwright.epoch = '{self._routing.epoch}'")
-        except psycopg.Error as error:
+        except (psycopg.Error, CredentialMissing) as error:  # its shard has retired meanwhile
             self._hear()
             raise NotDone(str(error)) from error
         self._sessions[owner.scope] = connection
