@@ -32,15 +32,6 @@ class SettingInvalid(ReconcilerError):
     code = "CL201"
 
 
-class SourceNotVerified(ReconcilerError):
-    """A source in the configuration is only to be believed when its commits are signed.
-
-    Signatures are not checked yet. To read the source all the same would be to believe anybody.
-    """
-
-    code = "CL203"
-
-
 class ConfigUnreadable(ReconcilerError):
     """The file given with --config cannot be read, or holds no ReconcilerConfig."""
 
@@ -52,14 +43,15 @@ class Source:
     """Where specs come from by the configuration: a folder, or a path in a Git repository.
 
     ``ref`` is a full name (``refs/heads/main``) or a commit, empty for the default branch.
-    ``webhook``: a push event should trigger a look; ``verified``: its commits have to be signed.
+    ``webhook``: a push event triggers a look; ``keys``: a file of the signers of its commits, empty
+    when they need no signature.
     """
 
     path: str
     git: str = ""
     ref: str = ""
     webhook: bool = False
-    verified: bool = False
+    keys: str = ""
 
     def __str__(self) -> str:
         if not self.git:
@@ -110,8 +102,6 @@ class Settings:
         found = []
         if self.etcd:
             found.append(("etcd", f"the {self.platform} platform runs its own"))
-        heard = [source for source in self.sources if source.webhook]
-        found += [("sources", f"webhook of {s}: not heard yet, it is polled") for s in heard]
         return tuple(found)
 
 
@@ -231,4 +221,5 @@ def source_of(source: WrittenSource, folder: Path) -> Source:
     for kind, name in (("heads", git.branch), ("tags", git.tag)):
         ref = f"refs/{kind}/{name}" if name else ref
     url = str(folder / git.url) if git.url.startswith(".") else git.url
-    return Source(git.path, url, ref, git.webhook, verified=git.verify is not UNSET)
+    keys = str(folder / git.verify.keys) if git.verify is not UNSET else ""
+    return Source(git.path, url, ref, git.webhook, keys)

@@ -74,6 +74,10 @@ class Metrics:
             "shardwright_source_fetches_total", "Looks at a source, by result.",
             ["source", "result"], **of,
         )  # fmt: skip
+        self.webhooks = Counter(
+            "shardwright_webhooks_total", "Push events of forges, by what came of them.",
+            ["forge", "result"], **of,
+        )  # fmt: skip
         self.steps = Counter(
             "shardwright_steps_total", "Steps of applies, by result.", ["result"], **of
         )

@@ -104,7 +104,7 @@ def fetch(request: SourceRequest) -> Documents:
     if request.git:
         from reconciler.edges.git import read_repository
 
-        return read_repository(*_repository(request))
+        return read_repository(*_repository(request), keys=_keys(request))
     from reconciler.edges.folder import read_folder
 
     return read_folder(request.path, revision_of=work_tree_revision)
@@ -119,13 +119,17 @@ def fetch_news(request: SourceRequest, known: str, *, mounted: bool = False) -> 
     if request.git:
         from reconciler.edges.git import read_news
 
-        return read_news(*_repository(request), known)
+        return read_news(*_repository(request), known, keys=_keys(request))
     from reconciler.edges.configmaps import read_mounted
     from reconciler.edges.folder import read_folder
 
     path = request.path
     documents = read_mounted(path, read_folder) if mounted else read_folder(path)
     return None if str(documents.revision) == known else documents
+
+
+def _keys(request: SourceRequest) -> Path | None:
+    return Path(request.keys) if request.keys else None
 
 
 def _repository(request: SourceRequest) -> tuple[GitAddress, GitReference, str, GitCache]:

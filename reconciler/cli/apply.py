@@ -99,7 +99,7 @@ def _pinned(request: SourceRequest, revision: str) -> Where:
         return Where(path=request.path)
     commit = _COMMIT.search(revision)
     ref = commit[1] if commit else request.ref
-    return Where(git=request.git, ref=ref, subpath=request.path)
+    return Where(git=request.git, ref=ref, subpath=request.path, keys=request.keys)
 
 
 def _detailed(error: Exception) -> int | None:

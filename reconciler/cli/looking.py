@@ -74,14 +74,16 @@ def look_around(
     operations = Operations() if etcd_silent else _operations(world)
     failed = last_failures(operations)
     refusals = diff(desired, state).refusals if desired else ()
-    suspended = {d.key for d in desired.databases if d.suspend} if desired else set()
+    by_spec = {d.key for d in desired.databases if d.suspend} if desired else set()
+    suspended = dict.fromkeys(by_spec, "suspended by its spec")
+    suspended |= {d.key: d.suspended for d in state.databases if d.suspended}
     databases = [
         noted(
             database_object(
                 database, conditions_of(database, operations.all, refusals, world.is_gone)
             ),
             failed.get(database.key, ""),
-            suspended=database.key in suspended,
+            suspended=suspended.get(database.key, ""),
         )
         for database in state.databases
     ]
@@ -121,10 +123,10 @@ def last_failures(operations: Operations) -> dict[DatabaseKey, str]:
     return found
 
 
-def noted(item: Object, failed: str, *, suspended: bool) -> Object:
+def noted(item: Object, failed: str, *, suspended: str) -> Object:
     """Return a database with what its spec and the journal say of it."""
     if suspended:
-        return {**item, "ready": "Suspended", "reason": "suspended by its spec: left alone"}
+        return {**item, "ready": "Suspended", "reason": f"{suspended}: left alone"}
     if failed and not item["reconciling"]:
         reason = f"last apply failed: {failed}"
         return {**item, "reason": f"{reason}; {item['reason']}" if item["reason"] else reason}

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 @click.option("--interval", type=click.FloatRange(1, 86_400), default=30, show_default=True,
               help="Seconds between looks at everything, with -f or --git.")  # fmt: skip
 @click.option("--listen", default="127.0.0.1:9187", show_default=True, metavar="HOST:PORT",
-              help="Where /healthz, /readyz and /metrics are.")  # fmt: skip
+              help="Where /healthz, /readyz, /metrics and /webhook are.")  # fmt: skip
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]),
               default="info", show_default=True, help="What is logged.")  # fmt: skip
 @click.pass_obj
@@ -81,7 +81,8 @@ def _configured(
 
 
 def _listen(listen: str, daemon: Daemon) -> Endpoints:
-    from reconciler.daemon.http import AddressTaken, Endpoints
+    from reconciler.daemon.http import AddressTaken, Endpoints, Post
+    from reconciler.daemon.webhook import BODY_BYTES_MAX, Webhook
 
     host, _, port = listen.rpartition(":")
     if not host or not port.isdecimal():
@@ -97,8 +98,14 @@ def _listen(listen: str, daemon: Daemon) -> Endpoints:
         "/readyz": ready,
         "/metrics": lambda: (200, "text/plain; version=0.0.4", daemon.metrics.render()),
     }
+    hook = Webhook(
+        lambda: daemon.config.webhook_secret,
+        daemon.hear_push,
+        lambda forge, result: daemon.metrics.webhooks.labels(forge, result).inc(),
+    )
+    posts = {"/webhook": Post(BODY_BYTES_MAX, hook.answer)}
     try:
-        return Endpoints(host.strip("[]"), int(port), pages)
+        return Endpoints(host.strip("[]"), int(port), pages, posts)
     except OSError as error:
         raise AddressTaken(
             f"--listen {listen}",

@@ -20,12 +20,16 @@ Function = Callable[..., int | None]
 
 @dataclass(frozen=True, slots=True)
 class Where:
-    """One source: a path (``-`` for stdin), or a repository, a reference and a path in it."""
+    """One source: a path (``-`` for stdin), or a repository, a reference and a path in it.
+
+    ``keys``: the signers that a configured source believes.
+    """
 
     path: str = ""
     git: str = ""
     ref: str = ""
     subpath: str = ""
+    keys: str = ""
 
     def __bool__(self) -> bool:
         return bool(self.path or self.git)
@@ -35,7 +39,7 @@ class Where:
         from reconciler.engine.saved import SourceRequest
 
         if self.git:
-            return SourceRequest(self.subpath or ".", self.git, self.ref)
+            return SourceRequest(self.subpath or ".", self.git, self.ref, self.keys)
         return SourceRequest(self.path)
 
     @property
@@ -87,10 +91,7 @@ def require(where: Where) -> Where:
 
 
 def chosen(where: Where, session: Session) -> Where:
-    """Return the source that was named, or the one of the configuration file.
-
-    Raises SourceNotVerified for one whose signatures would have to be checked.
-    """
+    """Return the source that was named, or the one of the configuration file."""
     settings = session.settings() if not where else None
     if settings is None or not settings.sources:
         return require(where)
@@ -99,15 +100,8 @@ def chosen(where: Where, session: Session) -> Where:
         raise click.UsageError(f"there are several sources; name one with -f or --git: {there}")
     (source,) = settings.sources
     _tell_without_effect(settings)
-    if source.verified:
-        from reconciler.settings import SourceNotVerified
-
-        raise SourceNotVerified(
-            f"source {source}", "its commits have to be signed, and that is not checked yet",
-            remedy="check them yourself (git verify-commit), and name the source with --git",
-        )  # fmt: skip
     if source.git:
-        return Where(git=source.git, ref=source.ref, subpath=source.path)
+        return Where(git=source.git, ref=source.ref, subpath=source.path, keys=source.keys)
     return Where(path=source.path)
 
 

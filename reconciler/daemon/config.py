@@ -10,7 +10,7 @@ from msgspec import UNSET, UnsetType
 
 from reconciler.engine.saved import SourceRequest
 from reconciler.model.errors import Position, ReconcilerError
-from reconciler.settings import SourceNotVerified, read_config, source_of
+from reconciler.settings import read_config, source_of
 from reconciler.spec.manifest_other import ReconcilerConfig
 from reconciler.spec.manifest_other import Source as WrittenSource
 from reconciler.spec.quantities import duration_ms
@@ -36,11 +36,22 @@ class DaemonUnconfigured(ReconcilerError):
     code = "DM101"
 
 
+class WebhookWithoutSecret(ReconcilerError):
+    """A source is to hear push events, and the configuration names no secret for them.
+
+    Anybody could send one. `spec.webhook.secretFile` names a file that holds the secret that is
+    entered at the forge as well.
+    """
+
+    code = "DM104"
+
+
 @dataclass(frozen=True, slots=True)
 class FollowedSource:
     """One source: what to read, how often (seconds), and how to notice changes sooner.
 
     ``watch``: a folder to watch, empty for Git. ``mounted``: it is the mount of a ConfigMap.
+    ``hears``: push events of its forge make it look at once.
     """
 
     name: str
@@ -48,14 +59,19 @@ class FollowedSource:
     interval_s: float
     watch: str = ""
     mounted: bool = False
+    hears: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class DaemonConfig:
-    """What the daemon follows and how often it looks at everything, in seconds."""
+    """What the daemon follows and how often it looks at everything, in seconds.
+
+    ``webhook_secret`` is the file of the secret that forges sign with, None without webhooks.
+    """
 
     sources: tuple[FollowedSource, ...]
     interval_s: float = LOOK_S
+    webhook_secret: Path | None = None
 
 
 @dataclass(slots=True)
@@ -70,7 +86,7 @@ class ConfigFile:
     _seen: bytes = b""
 
     def read(self) -> DaemonConfig:
-        """Read it now. Raises ConfigUnreadable, ProblemsFound and SourceNotVerified."""
+        """Read it now. Raises ConfigUnreadable and ProblemsFound."""
         self._seen = self._bytes()
         return from_manifest(read_config(self.path), self.path)
 
@@ -94,24 +110,27 @@ class ConfigFile:
 
 
 def from_manifest(config: ReconcilerConfig, file: Path) -> DaemonConfig:
-    """Return what a ReconcilerConfig in ``file`` asks for. Raises SourceNotVerified."""
+    """Return what a ReconcilerConfig in ``file`` asks for. Raises WebhookWithoutSecret."""
     folder = file.absolute().parent
-    sources = tuple(_followed(one, folder, Position(str(file))) for one in config.spec.sources)
-    return DaemonConfig(sources, _seconds(config.spec.interval, LOOK_S))
-
-
-def _followed(written: WrittenSource, folder: Path, where: Position) -> FollowedSource:
-    source = source_of(written, folder)
-    if source.verified:
-        raise SourceNotVerified(
-            str(source), "its commits should be verified, which this version cannot",
-            remedy="leave verify out, or wait for the version that can", where=where,
+    sources = tuple(_followed(one, folder) for one in config.spec.sources)
+    webhook = config.spec.webhook
+    secret = folder / webhook.secret_file if webhook is not UNSET else None
+    if secret is None and any(source.hears for source in sources):
+        raise WebhookWithoutSecret(
+            str(file), "a source hears webhooks, and no secret is there to check them with",
+            remedy="write spec.webhook.secretFile, or leave webhook out of the source",
+            where=Position(str(file)),
         )  # fmt: skip
-    request = SourceRequest(source.path, source.git, source.ref)
+    return DaemonConfig(sources, _seconds(config.spec.interval, LOOK_S), secret)
+
+
+def _followed(written: WrittenSource, folder: Path) -> FollowedSource:
+    source = source_of(written, folder)
+    request = SourceRequest(source.path, source.git, source.ref, source.keys)
     if source.git:
         git = written.git
         interval = _seconds(git.interval if git is not UNSET else UNSET, GIT_S)
-        return FollowedSource(str(source), request, interval)
+        return FollowedSource(str(source), request, interval, hears=source.webhook)
     mounted = written.config_map is not UNSET
     return FollowedSource(source.path, request, FOLDER_INTERVAL_S, source.path, mounted)
 

@@ -10,6 +10,7 @@ from reconciler.daemon.config import ConfigFile, DaemonConfig
 from reconciler.daemon.leader import Leader
 from reconciler.daemon.rounds import Rounds
 from reconciler.daemon.sources import Follower
+from reconciler.daemon.webhook import plain_address
 from reconciler.engine import status as records
 from reconciler.engine.loop import World
 from reconciler.engine.records import DATABASES, database_of_key, decode_record
@@ -71,6 +72,20 @@ class Daemon:
                 self._followers[name].start()
                 self.log.info("source followed", source=name, interval_s=source.interval_s)
         self._news(None)
+
+    def hear_push(self, addresses: frozenset[str], ref: str) -> int:
+        """Let the sources of a pushed repository look at once; return how many do."""
+        looking = 0
+        for follower in list(self._followers.values()):
+            source = follower.source
+            if (
+                source.hears
+                and plain_address(source.request.git) in addresses
+                and (source.request.ref in ("", ref))
+            ):
+                follower.poke()
+                looking += 1
+        return looking
 
     def states(self) -> tuple[SourceState, ...]:
         """Return the state of every source, in the order of the configuration."""

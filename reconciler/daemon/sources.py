@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
@@ -16,6 +17,8 @@ from reconciler.model.errors import ReconcilerError
 
 SETTLE_S = 0.05
 """Editors and the kubelet change several names at once; this long is waited for the rest."""
+APART_S = 0.5
+"""However often it is poked, a source looks at most twice a second."""
 JITTER = 0.1
 """Up to this share of the interval is added, so that many daemons do not ask a forge at once."""
 
@@ -37,7 +40,7 @@ class Follower:
         self._thread.start()
 
     def poke(self) -> None:
-        """Look now."""
+        """Look now: somebody said that there is news."""
         self._poke.set()
 
     def stop(self) -> None:
@@ -54,18 +57,22 @@ class Follower:
             while not self._over.is_set():
                 self._poke.clear()
                 self._look()
+                looked_at = time.monotonic()
                 wait = self.source.interval_s * (1 + random.random() * JITTER)  # noqa: S311
                 if self._poke.wait(wait) and not self._over.is_set():
-                    self._over.wait(SETTLE_S)
+                    apart = APART_S - (time.monotonic() - looked_at)
+                    self._over.wait(max(SETTLE_S, apart))
 
     def _look(self) -> None:
         before = self.state
         try:
-            documents = wiring.fetch_news(
-                self.source.request, before.attempted, mounted=self.source.mounted
-            )
+            # A commit in doubt is looked at again: the file of believed keys may have changed.
+            known = "" if _doubted(before) else before.attempted
+            documents = wiring.fetch_news(self.source.request, known, mounted=self.source.mounted)
             if documents is not None:
-                self.state = take(before, documents)
+                after = take(before, documents)
+                if not _doubted(before) or _told_as(after) != _told_as(before):
+                    self.state = after
             elif before.unreachable:
                 self.state = SourceState(
                     before.name, before.good, before.attempted, before.problems
@@ -97,3 +104,11 @@ class Follower:
             )  # fmt: skip
         elif state.attempted != before.attempted:
             self._log.info("revision in force", revision=state.revision)
+
+
+def _doubted(state: SourceState) -> bool:
+    return any(problem.code in ("SO120", "SO121") for problem in state.problems)
+
+
+def _told_as(state: SourceState) -> tuple[str, ...]:
+    return state.attempted, *(str(problem) for problem in state.problems)

@@ -77,8 +77,9 @@ def _sorted_out(findings: Iterable[Finding]) -> Difference:
 def _diff_database(
     database: Database, seen: ObservedDatabase, desired: DesiredState, observed: ObservedState
 ) -> Iterator[Finding]:
-    if database.suspend:
-        yield Standstill(database.key, "the whole database", "suspended by its spec")
+    if database.suspend or seen.suspended:
+        why = seen.suspended or "suspended by its spec"
+        yield Standstill(database.key, "the whole database", why)
         return
     for record in (seen.routing, seen.record):
         if isinstance(record, Unseen):
@@ -267,6 +268,8 @@ def _diff_unwanted(seen: ObservedDatabase, desired: DesiredState) -> Iterator[Fi
     """Yield what happens to a database that this source does not hold."""
     record = seen.record
     match record:
+        case _ if seen.suspended:
+            yield Standstill(seen.key, "the whole database", seen.suspended)
         case Unseen():
             yield Standstill(seen.key, "the whole database", str(record), unseen=True)
         case None if all(s.platform.stopped for s in seen.shards):

@@ -23,10 +23,11 @@ from typing import Literal, TextIO
 
 from reconciler.edges.git_address import SCHEMES, USER_INFO, GitAddress
 from reconciler.edges.git_command import GitFailed, GitMissing, run_git_command, write_settings
+from reconciler.edges.git_signatures import disbelieved
 from reconciler.edges.git_tree import Tree, TreeLimits, path_inside, read_tree
 from reconciler.model.desired import Revision
 from reconciler.model.errors import ReconcilerError
-from reconciler.spec.documents import Documents
+from reconciler.spec.documents import APPROVAL_TRAILER, Documents
 
 GIT_TIMEOUT_S = 60.0
 """Longest wait for one git command, and for another command's fetch, in seconds."""
@@ -192,6 +193,11 @@ class GitRepository:
         except GitFailed as failed:
             raise _unusable(self.home.parent, failed) from None
 
+    def approvals(self, commit: str) -> tuple[str, ...]:
+        """Return the approvals in a commit's trailers."""
+        wanted = f"--format=%(trailers:key={APPROVAL_TRAILER},valueonly,separator=%x20)"
+        return tuple(self.git("log", "-1", wanted, commit).decode("utf-8", "replace").split())
+
     def resolve(self, reference: GitReference) -> tuple[str, str]:
         """Return the reference's name and commit, fetched. Raises GitRevisionUnknown."""
         name, commit = self._ask(reference)
@@ -301,14 +307,16 @@ def read_repository(
     path: str,
     cache: GitCache,
     limits: TreeLimits | None = None,
+    keys: Path | None = None,
 ) -> Documents:
     """Read the specs of a repository at a reference, below a path (``.`` for all of it).
 
     When nothing moved this asks for the ref and fetches nothing. Raises GitUnreachable,
     GitRevisionUnknown, GitPathUnknown, GitTreeTooLarge, GitMissing, GitCacheUnusable and
-    GitCacheBusy; links out of the path and submodules are in the documents' ``problems``.
+    GitCacheBusy; links out of the path and submodules are in the documents' ``problems``, and so
+    is a commit that none of the signers in ``keys`` signed, without any file of it.
     """
-    found = read_news(address, reference, path, cache, "", limits)
+    found = read_news(address, reference, path, cache, "", limits, keys)
     assert found is not None  # noqa: S101  no revision is known, so that any is news
     return found
 
@@ -320,6 +328,7 @@ def read_news(
     cache: GitCache,
     known: str,
     limits: TreeLimits | None = None,
+    keys: Path | None = None,
 ) -> Documents | None:
     """Read as ``read_repository`` does, or return None at once at the revision that is known."""
     inside = path_inside(path)
@@ -331,8 +340,12 @@ def read_news(
         if read is None:
             return None
         name, commit, (files, problems) = read
+        revision, approved = revision_of(name, commit), repository.approvals(commit)
+        if keys is not None:
+            doubt = disbelieved(repository.home, commit, keys, revision)
+            files, problems = ((), (doubt,)) if doubt else (files, problems)
     source = f"{address.shown}//{inside}" if inside else address.shown
-    return Documents(source, revision_of(name, commit), files, problems=problems)
+    return Documents(source, revision, files, problems=problems, approved=approved)
 
 
 def _reach_remedy(text: str) -> str:

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from reconciler.engine.journal import Operations, read_operations
+from reconciler.engine.orders import decode_suspension
 from reconciler.engine.ports import Clock, Patroni, Platform, Postgres, Store
 from reconciler.engine.records import (
     DATABASES,
@@ -59,6 +60,7 @@ class _Records:
     routing: dict[DatabaseKey, RoutingMap | Unseen]
     records: dict[DatabaseKey, AppliedRecord | Unseen]
     moves: dict[DatabaseKey, list[Move]]
+    suspended: dict[DatabaseKey, str]
     operations: Operations
     used_plans: frozenset[str]
     unseen: Unseen | None
@@ -102,9 +104,10 @@ def _records(store: Store, only: frozenset[DatabaseKey] | None) -> _Records:
         found = store.read(ROOT) if only is None else _records_of(store, only)
     except ReconcilerError as error:
         unseen = Unseen("etcd", "records", _why(error))
-        return _Records({}, {}, {}, Operations(), frozenset(), unseen)
+        return _Records({}, {}, {}, {}, Operations(), frozenset(), unseen)
     routing: dict[DatabaseKey, RoutingMap | Unseen] = {}
     records: dict[DatabaseKey, AppliedRecord | Unseen] = {}
+    suspended: dict[DatabaseKey, str] = {}
     for key, item in found.items():
         owner = database_of_key(key) if key.startswith(DATABASES) else None
         match owner:
@@ -112,6 +115,8 @@ def _records(store: Store, only: frozenset[DatabaseKey] | None) -> _Records:
                 routing[database] = _routing(key, item)
             case (database, "record"):
                 records[database] = _record(key, item, database)
+            case (database, "suspended"):
+                suspended[database] = str(decode_suspension(item))
             case _:
                 pass
     moves, broken = _moves(found)
@@ -120,7 +125,7 @@ def _records(store: Store, only: frozenset[DatabaseKey] | None) -> _Records:
     operations = read_operations(found)
     if only is not None:  # another database's apply may run beside this one
         operations = Operations(tuple(o for o in operations.all if only & set(o.databases)))
-    return _Records(routing, records, moves, operations, used, None)
+    return _Records(routing, records, moves, suspended, operations, used, None)
 
 
 def _records_of(store: Store, only: frozenset[DatabaseKey]) -> dict[str, Versioned]:
@@ -222,7 +227,14 @@ def _database(key: DatabaseKey, records: _Records, seen: list[ObservedShard]) ->
         ObservedShard(s.key, s.platform, s.patroni, s.catalog, names.get(s.key.scope)) for s in seen
     )
     record = records.unseen or records.records.get(key)
-    return ObservedDatabase(key, routing, record, mine, tuple(records.moves.get(key, ())))
+    return ObservedDatabase(
+        key,
+        routing,
+        record,
+        mine,
+        tuple(records.moves.get(key, ())),
+        suspended=records.suspended.get(key, ""),
+    )
 
 
 def _all_unseen(records: _Records, seen: tuple[ObservedShard, ...]) -> tuple[Unseen, ...]:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from reconciler.engine import loop
+from reconciler.engine import loop, orders
 from reconciler.engine.events import ApplyEvent, StepFailed, Watcher
+from reconciler.engine.orders import Approval
 from reconciler.model.access import FencedOff
 from reconciler.model.errors import ReconcilerError
 from reconciler.model.names import DatabaseKey
+from reconciler.plan.approval import Asked, asked
 from reconciler.policy.rules import Outcome
 
 if TYPE_CHECKING:
@@ -19,6 +22,12 @@ if TYPE_CHECKING:
     from reconciler.engine.loop import Outlook, World
     from reconciler.policy.rules import PolicySet
     from reconciler.spec.loaded import Loaded
+
+
+class RoundBroken(ReconcilerError):
+    """A round of the daemon ended with a bug of ours. It is tried again, later and later."""
+
+    code = "DM205"
 
 
 class Again(Enum):
@@ -41,6 +50,7 @@ class Conclusion:
     message: str
     again: Again
     until: str = ""
+    approval: str = ""
     applied: bool = False
     error: ReconcilerError | None = None
 
@@ -73,7 +83,7 @@ def reconcile(
     """
     try:
         outlook = loop.look(world, loaded, policies, frozenset({key}))
-        standing = judge(outlook)
+        standing = judge(outlook) or _unapproved(world, outlook, key)
         if standing is not None:
             return standing
         failures = _Failures(watcher)
@@ -82,6 +92,10 @@ def reconcile(
         raise
     except ReconcilerError as error:
         return failed(error)
+    except Exception as error:  # the status must say so, and the log has it all
+        broken = RoundBroken(f"database {key}", f"{type(error).__name__}: {error}")
+        broken.__cause__ = error
+        return failed(broken)
     if ended.interrupted:  # a step that stopped at a safe point counts as failed, and is not
         return Conclusion(False, True, False, "Interrupted", "stopped at a safe point", Again.NOW)
     if failures.first:
@@ -111,7 +125,7 @@ def judge(outlook: Outlook) -> Conclusion | None:
             return Conclusion(None, True, False, "NotSeen", message, Again.SOON)
     if plan.standstills:
         still = plan.standstills[0]
-        reason = "Suspended" if "suspended" in still.reason else "Waiting"
+        reason = "Suspended" if still.reason.startswith("suspended") else "Waiting"
         message = f"{still.subject}: {still.reason}"
         return Conclusion(None, reason == "Waiting", False, reason, message, Again.ROUTINE)
     return Conclusion(True, False, False, "UpToDate", "nothing to do", Again.ROUTINE)
@@ -128,6 +142,38 @@ def _held(outlook: Outlook) -> Conclusion | None:
             again = Again.ROUTINE if denied else Again.SOON
             return Conclusion(False, not denied, denied, reason, text, again, until)
     return None
+
+
+def _unapproved(world: World, outlook: Outlook, key: DatabaseKey) -> Conclusion | None:
+    """Return what is said of a plan that waits for a person; note an approval that is taken up."""
+    database = next((d for d in outlook.loaded.desired.databases if d.key == key), None)
+    wanted = asked(database, outlook.plan.steps)
+    if wanted is None:
+        return None
+    store, now = world.eyes.store, world.clock.now()
+    given = orders.approval_of(store, key)
+    documents = outlook.loaded.documents
+    if documents and wanted.id in documents.approved and (given is None or given.id != wanted.id):
+        given = orders.approval(wanted.id, f"commit {outlook.plan.revision.short}", now)
+    standing = approved_or_not(wanted, given, now)
+    if standing is None and given is not None and not wanted.marks <= given.marks:
+        orders.approve(store, key, replace(given, marks=wanted.marks))
+    return standing
+
+
+def approved_or_not(wanted: Asked, given: Approval | None, now: datetime) -> Conclusion | None:
+    """Say what a plan waits for; None when all that needs it is approved. Pure."""
+    if wanted.never:
+        text = f"autoApply says never: {'; '.join(wanted.never)}; apply it by hand"
+        return Conclusion(False, False, True, "NeverApplied", text, Again.ROUTINE)
+    covers = given is not None and (given.id == wanted.id or wanted.marks <= given.marks)
+    if given is not None and covers and now.isoformat() < given.until:
+        return None
+    over = f"; {given.id} of {given.actor.partition(' ')[0]} " if given else ""
+    if given:
+        over += f"ran out at {given.until}" if covers else "is of another plan"
+    text = f"{wanted.id} waits: {'; '.join(wanted.titles)}{over}; try: shardwright approve"
+    return Conclusion(False, True, False, "ApprovalNeeded", text, Again.ROUTINE, approval=wanted.id)
 
 
 def failed(error: ReconcilerError) -> Conclusion:

@@ -31,11 +31,13 @@ class SourceRequest:
 
     ``git`` is a repository's address, empty for a file or folder; ``ref`` a branch, tag or commit,
     empty for the default branch; ``path`` a file or folder, in the repository or on this machine.
+    ``keys`` is a file of the signers that are believed, empty when any commit is.
     """
 
     path: str = "."
     git: str = ""
     ref: str = ""
+    keys: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,12 @@ def encode_saved(request: SourceRequest, plan: Plan) -> bytes:
     body: dict[str, Any] = {
         "format": FORMAT,
         "id": plan.id,
-        "source": {"path": request.path, "git": request.git, "ref": request.ref},
+        "source": {
+            "path": request.path,
+            "git": request.git,
+            "ref": request.ref,
+            "keys": request.keys,
+        },
         "revision": plan.revision.text,
         "digest": plan.digest,
         "saw": [list(pair) for pair in plan.saw],
@@ -75,7 +82,12 @@ def decode_saved(data: bytes, file: str) -> SavedPlan:
             raise ValueError("its seal does not fit: it was edited")
         source = body["source"]
         return SavedPlan(
-            SourceRequest(str(source["path"]), str(source["git"]), str(source["ref"])),
+            SourceRequest(
+                str(source["path"]),
+                str(source["git"]),
+                str(source["ref"]),
+                str(source.get("keys", "")),
+            ),
             str(body["revision"]),
             str(body["digest"]),
             tuple((str(what), str(mark)) for what, mark in body["saw"]),

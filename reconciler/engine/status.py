@@ -76,6 +76,7 @@ def concluded(
         attempted=revision,
         applied=revision if _is_applied(conclusion) else before.applied,
         until=conclusion.until,
+        approval=conclusion.approval,
         handled=handled or before.handled,
         failures=failures if conclusion.again is Again.BACKOFF else 0,
     )
@@ -106,6 +107,7 @@ def encode_status(status: Status) -> bytes:
             "lastAppliedRevision": status.applied,
             "since": status.since,
             "until": status.until,
+            "approval": status.approval,
             "lastHandledReconcileAt": status.handled,
             "failures": status.failures,
         }
@@ -139,6 +141,7 @@ def _status(database: DatabaseKey, data: dict[str, Any]) -> Status:
         applied=str(data["lastAppliedRevision"]),
         since=str(data["since"]),
         until=str(data["until"]),
+        approval=str(data.get("approval", "")),
         handled=str(data["lastHandledReconcileAt"]),
         failures=int(data["failures"]),
     )

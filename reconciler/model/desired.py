@@ -115,6 +115,38 @@ class Resharding:
     copy: CopyDriver = CopyDriver.OWN
 
 
+class Mode(StrEnum):
+    """Whether the daemon does something by itself."""
+
+    YES = "yes"
+    APPROVAL = "approval"
+    NEVER = "never"
+
+
+@dataclass(frozen=True, slots=True)
+class AutoApply:
+    """What the daemon does by itself, by what may go wrong with it."""
+
+    online: Mode = Mode.YES
+    restart: Mode = Mode.YES
+    move: Mode = Mode.YES
+    destroy: Mode = Mode.APPROVAL
+
+    def mode(self, kind: str) -> Mode:
+        """Return the mode of a kind by its name in the spec."""
+        return {
+            "online": self.online, "restart": self.restart, "move": self.move,
+            "destroy": self.destroy,
+        }[kind]  # fmt: skip
+
+
+class DriftPolicy(StrEnum):
+    """What the daemon does about what changed without its spec."""
+
+    CORRECT = "correct"
+    REPORT = "report"
+
+
 @dataclass(frozen=True, slots=True)
 class Database:
     """One sharded database as the specs want it.
@@ -137,6 +169,8 @@ class Database:
     deletion: Deletion = Deletion.PROTECTED
     password_generation: int = 1
     suspend: bool = False
+    auto_apply: AutoApply = field(default_factory=AutoApply)
+    drift_policy: DriftPolicy = DriftPolicy.CORRECT
     digest: str = ""
 
     def blueprint(self, shard: Shard, scope: Scope) -> ShardBlueprint:

@@ -160,7 +160,8 @@ class ObservedDatabase:
     """One database: its records in etcd and its shards, sorted by scope.
 
     ``moves`` are the moves of keys that have not ended, in the order in which they began;
-    ``preflights`` tell of those that are wanted and have not begun.
+    ``preflights`` tell of those that are wanted and have not begun. ``suspended`` is by whom, since
+    when and why it was suspended by command, empty when it is not.
     """
 
     key: DatabaseKey
@@ -169,6 +170,7 @@ class ObservedDatabase:
     shards: tuple[ObservedShard, ...] = ()
     moves: tuple[Move, ...] = ()
     preflights: tuple[Preflight, ...] = ()
+    suspended: str = ""
 
     def shard(self, key: ScopeKey) -> ObservedShard | None:
         """Return a shard by its identity on the platform, or None when it is not there."""

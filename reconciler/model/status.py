@@ -14,7 +14,8 @@ class Status:
     ``ready``: True, False, or None while nobody knows. ``reconciling``: the daemon works on it, or
     will by itself. ``stalled``: only a person or a commit helps. ``reason`` is CamelCase and for
     machines, ``message`` for people. ``since`` is when these last changed, ``until`` when a hold is
-    expected to end (ISO 8601 UTC, empty if unknown). ``handled`` echoes the last request to
+    expected to end (ISO 8601 UTC, empty if unknown).
+    ``approval`` is the id of what waits for one. ``handled`` echoes the last request to
     reconcile. ``failures``: rounds that failed in a row.
     """
 
@@ -29,5 +30,6 @@ class Status:
     applied: str = ""
     since: str = ""
     until: str = ""
+    approval: str = ""
     handled: str = ""
     failures: int = 0

@@ -109,11 +109,11 @@ def _short(value: object) -> str:
 
 def digest_of(revision: Revision, steps: tuple[Step, ...], saw: tuple[tuple[str, str], ...]) -> str:
     """Return the SHA-256 over the revision, the steps and what was seen."""
-    actions = [(step.id, repr(_meaning(step.action)), step.after) for step in steps]
+    actions = [(step.id, repr(meaning_of(step.action)), step.after) for step in steps]
     return hashlib.sha256(repr((revision.content, actions, saw)).encode()).hexdigest()
 
 
-def _meaning(action: Action) -> Action:
+def meaning_of(action: Action) -> Action:
     """Return an action without the sizes that it was estimated from: they change by themselves."""
     match action:
         case MoveKeyRange():

@@ -21,6 +21,7 @@ from reconciler.model.names import DatabaseKey, ScopeKey
 from reconciler.model.observed import ObservedState
 from reconciler.model.routing import RoutingMap
 from reconciler.plan.actions import Plan, RestartMembers, Step
+from reconciler.plan.approval import remarks
 from reconciler.plan.estimate import estimate, measured
 from reconciler.plan.fingerprint import digest_of, fingerprints
 from reconciler.plan.graph import order
@@ -50,7 +51,7 @@ def make_plan(desired: DesiredState, observed: ObservedState, difference: Differ
         steps=steps,
         refusals=difference.refusals,
         standstills=difference.standstills,
-        remarks=difference.remarks,
+        remarks=(*difference.remarks, *remarks(desired, steps)),
         saw=saw,
         digest=digest_of(desired.revision, steps, saw),
     )

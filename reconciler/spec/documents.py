@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from reconciler.model.desired import Revision
 from reconciler.model.errors import ReconcilerError
 
+APPROVAL_TRAILER = "Shardwright-Approve"
+"""A trailer of a commit's message that approves: ``Shardwright-Approve: ap-4f2a9c1e77d0``."""
 MANIFEST_SUFFIXES = (".yaml", ".yml", ".json")
 """Files that may hold documents; every other file is only reachable through ``schema.files``."""
 
@@ -30,7 +32,8 @@ class Documents:
 
     ``foreign_files`` counts what the edge left alone already; ``problems`` are what it could not
     read (links out of the tree, files without permission), to be reported with all others. Every
-    path begins with ``root``, which depends on how the user named the source.
+    path begins with ``root``, which depends on how the user named the source. ``approved`` are the
+    approvals in the trailers of the commit that was read.
     """
 
     source: str
@@ -39,3 +42,4 @@ class Documents:
     foreign_files: int = 0
     problems: tuple[ReconcilerError, ...] = ()
     root: str = ""
+    approved: tuple[str, ...] = ()

@@ -261,6 +261,25 @@ class Moved(Part, frozen=True, kw_only=True):
     to: Annotated[ShardNameText, Meta(description="Its name now, as in `shards`.")]
 
 
+Consent = Literal["yes", "approval", "never"] | bool
+"""YAML reads an unquoted yes as true, and no as false."""
+
+
+class AutoApplySpec(Part, frozen=True, kw_only=True):
+    """What the daemon does by itself; `shardwright apply` asks a person anyway."""
+
+    online: Annotated[
+        Consent, Meta(description="Steps that nobody notices: yes, approval, never.")
+    ] = "yes"
+    restart: Annotated[
+        Consent, Meta(description="Restarts and switchovers: yes, approval, never.")
+    ] = "yes"
+    move: Annotated[Consent, Meta(description="Moves of keys: yes, approval, never.")] = "yes"
+    destroy: Annotated[Consent, Meta(description="What deletes data: yes, approval, never.")] = (
+        "approval"
+    )
+
+
 class DatabaseSpec(Part, frozen=True, kw_only=True):
     """What the database should be."""
 
@@ -295,6 +314,17 @@ class DatabaseSpec(Part, frozen=True, kw_only=True):
     suspend: Annotated[
         bool, Meta(description="While true, the database is looked at but not changed.")
     ] = False
+    auto_apply: Annotated[
+        AutoApplySpec,
+        Meta(description="What the daemon does by itself, and what it waits for an approval for."),
+    ] = field(default_factory=AutoApplySpec)
+    drift_policy: Annotated[
+        Literal["correct", "report"],
+        Meta(
+            description="What the daemon does about what changed without the spec: correct it, or "
+            "only report it."
+        ),
+    ] = "correct"
 
 
 class ShardedDatabase(Part, frozen=True, kw_only=True):

@@ -142,6 +142,14 @@ class EtcdSpec(Part, frozen=True, kw_only=True):
     key: Annotated[str | UnsetType, Meta(description="File of the client's key, PEM.")] = UNSET
 
 
+class WebhookSpec(Part, frozen=True, kw_only=True):
+    """How push events of a forge are checked."""
+
+    secret_file: Annotated[
+        str, Meta(description="File that holds the secret which is entered at the forge as well.")
+    ]
+
+
 class ReconcilerSpec(Part, frozen=True, kw_only=True):
     """How the daemon runs."""
 
@@ -152,6 +160,9 @@ class ReconcilerSpec(Part, frozen=True, kw_only=True):
     platform: Annotated[
         Literal["local", "kubernetes"] | UnsetType,
         Meta(description="Where shards run. Default local."),
+    ] = UNSET
+    webhook: Annotated[
+        WebhookSpec | UnsetType, Meta(description="How push events of a forge are checked.")
     ] = UNSET
     interval: Annotated[
         Duration | UnsetType,

@@ -9,10 +9,13 @@ import msgspec
 from msgspec import UNSET
 
 from reconciler.model.desired import (
+    AutoApply,
     CopyDriver,
     Database,
     Deletion,
+    DriftPolicy,
     KeyType,
+    Mode,
     Place,
     Resharding,
     ShardedTable,
@@ -21,6 +24,7 @@ from reconciler.model.desired import (
 from reconciler.model.errors import ReconcilerError
 from reconciler.model.names import DatabaseKey, DatabaseName, Namespace
 from reconciler.spec.manifest import (
+    AutoApplySpec,
     ShardedDatabase,
     ShardingSpec,
 )
@@ -103,8 +107,18 @@ def resolve_database(
         deletion=Deletion(spec.deletion),
         password_generation=spec.postgres.passwords.generation,
         suspend=spec.suspend,
+        auto_apply=_auto_apply(spec.auto_apply),
+        drift_policy=DriftPolicy(spec.drift_policy),
     )
     return replace(database, digest=digest_of(database))
+
+
+def _auto_apply(spec: AutoApplySpec) -> AutoApply:
+    online, restart, move, destroy = (
+        Mode(word) if isinstance(word, str) else Mode.YES if word else Mode.NEVER
+        for word in (spec.online, spec.restart, spec.move, spec.destroy)
+    )
+    return AutoApply(online, restart, move, destroy)
 
 
 def _refuse_secret(manifest: ShardedDatabase, context: Context) -> None:

@@ -15,7 +15,7 @@ import pytest
 from reconciler.cli import main as cli_main
 from reconciler.cli.files import FileNotWritten, write_private
 from reconciler.cli.lazy import LazyCommand, command
-from tests.cli.calls import SHARDWRIGHT, Caller
+from tests.cli.calls import SHARDWRIGHT, SHOP, Caller
 from tests.local_home import wait_for
 
 SECRET = "hunter2-secret"
@@ -201,7 +201,7 @@ def test_what_a_configuration_sets_is_shown_with_its_origin_and_what_has_no_effe
     assert shown["etcd"] == {"value": ["https://etcd:2379"], "origin": origin}
     assert shown["platform"] == {"value": "local", "origin": origin}
     assert shown["sources"]["value"] == ["https://git.example.org/x.git@main"]
-    assert [one["name"] for one in shown["withoutEffect"]] == ["etcd", "sources"]
+    assert [one["name"] for one in shown["withoutEffect"]] == ["etcd"]
     told = call("--config", str(path), "config", "show")
     assert "without effect: etcd: the local platform runs its own" in told.err
     plain = call("config", "show", "-o", "json").json
@@ -209,9 +209,22 @@ def test_what_a_configuration_sets_is_shown_with_its_origin_and_what_has_no_effe
     assert plain["withoutEffect"] == []
 
 
-def test_a_source_whose_signatures_are_not_checked_is_not_believed(call: Caller) -> None:
-    path = str(_configured(call, "git: {url: .., verify: {keys: signers}}"))
-    assert call("--config", path, "plan").told().startswith("CL203 ")
+def test_a_source_whose_commits_are_not_signed_is_not_believed(call: Caller) -> None:
+    here = call.folder / "repository"
+    here.mkdir()
+    (here / "shop.yaml").write_text(SHOP)
+    git = ("git", "-c", "user.name=K", "-c", "user.email=k@e.org", "-c", "commit.gpgsign=false")
+    for words in (("init", "-q"), ("add", "-A"), ("commit", "-q", "-m", "unsigned")):
+        subprocess.run([*git, *words], cwd=here, check=True)
+    path = _configured(call, "git: {url: ../repository, verify: {keys: signers}}")
+    assert "SO121" in call("--config", str(path), "plan").told()
+    (path.parent / "signers").write_text("")
+    told = call("--config", str(path), "plan").told()
+    assert "SO120" in told
+    assert "git commit -S" in told
+
+
+def test_several_sources_are_not_guessed_at(call: Caller) -> None:
     path = str(_configured(call, "folder: {path: a}", "configMap: {path: b}"))
     told = call("--config", path, "plan").told()
     assert "CL001" in told

@@ -344,7 +344,7 @@ def test_a_database_says_with_which_error_its_last_apply_failed() -> None:
     assert last_failures(Operations((bad,))) == {SHOP_EU: "LP104"}
     assert last_failures(Operations((bad, applied("2", "done")))) == {}
     item = {"reconciling": False, "ready": "True", "reason": "restart pending: x"}
-    told = noted(item, "LP104", suspended=False)
+    told = noted(item, "LP104", suspended="")
     assert (told["ready"], told["reason"]) == (
         "True", "last apply failed: LP104; restart pending: x"
     )  # fmt: skip
@@ -352,5 +352,5 @@ def test_a_database_says_with_which_error_its_last_apply_failed() -> None:
 
 def test_a_suspended_database_is_neither_ready_nor_not() -> None:
     item = {"reconciling": False, "ready": "False", "reason": "s0: no member runs"}
-    told = noted(item, "LP104", suspended=True)
+    told = noted(item, "LP104", suspended="suspended by its spec")
     assert (told["ready"], told["reason"]) == ("Suspended", "suspended by its spec: left alone")

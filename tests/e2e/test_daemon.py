@@ -56,11 +56,15 @@ class Running:
     def said(self, event: str) -> bool:
         return any(line["event"] == event for line in self.lines())
 
+    @property
+    def address(self) -> str:
+        """Where its web server is."""
+        return str(next(line["address"] for line in self.lines() if line["event"] == "listening"))
+
     def page(self, path: str) -> tuple[int, str]:
         """Return an answer of its web server."""
-        address = next(line["address"] for line in self.lines() if line["event"] == "listening")
         try:
-            with urllib.request.urlopen(address + path, timeout=10) as answer:  # noqa: S310
+            with urllib.request.urlopen(self.address + path, timeout=10) as answer:  # noqa: S310
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as refused:
             with refused:

@@ -1,0 +1,101 @@
+"""What of a plan waits for a person, and what a person then approves. Pure.
+
+An approval binds to what a step does and to the spec that asks for it, not to what was seen when it
+was asked for: the same steps of the same spec may be begun again after a failover or a crash, and
+the id is the same in a pull request, on a screen and in the daemon. Any other step needs its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+from reconciler.diff.changes import Remark
+from reconciler.model.desired import AutoApply, Database, DesiredState, Mode
+from reconciler.model.names import DatabaseKey
+from reconciler.plan.actions import CloseMove, Risk, Step
+from reconciler.plan.fingerprint import meaning_of
+from reconciler.spec.documents import APPROVAL_TRAILER
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Steps of one database's plan that are not applied without being asked for.
+
+    ``id`` names the approval, ``marks`` each step in it; ``titles`` say what they do. ``never`` are
+    the titles of those that no approval lets the daemon do.
+    """
+
+    id: str
+    marks: frozenset[str]
+    titles: tuple[str, ...]
+    never: tuple[str, ...]
+
+
+def class_of(step: Step) -> str:
+    """Return under which word of ``autoApply`` a step falls.
+
+    To end a move is part of the move that was approved, whichever way it ends.
+    """
+    if isinstance(step.action, CloseMove):
+        return "online"
+    match step.risk:
+        case Risk.ONLINE:
+            return "online"
+        case Risk.FAILOVER | Risk.RESTART:
+            return "restart"
+        case Risk.DATA_MOVE:
+            return "move"
+        case Risk.DATA_LOSS:
+            return "destroy"
+
+
+def asked(database: Database | None, steps: tuple[Step, ...]) -> Asked | None:
+    """Return what waits for a person, None when nothing does.
+
+    ``database`` None: its spec is gone, and the default holds for the steps that delete it.
+    """
+    auto = database.auto_apply if database else AutoApply()
+    digest = database.digest if database else ""
+    waiting = [step for step in steps if auto.mode(class_of(step)) is not Mode.YES]
+    if not waiting:
+        return None
+    marks = frozenset(_mark(digest, step) for step in waiting)
+    whole = hashlib.sha256("\n".join(sorted(marks)).encode()).hexdigest()
+    never = tuple(s.title for s in waiting if auto.mode(class_of(s)) is Mode.NEVER)
+    titles = tuple(f"{s.title} ({s.risk.label})" for s in waiting)
+    return Asked(f"ap-{whole[:12]}", marks, titles, never)
+
+
+def _mark(digest: str, step: Step) -> str:
+    text = repr((digest, step.id, repr(meaning_of(step.action))))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def remarks(desired: DesiredState, steps: tuple[Step, ...]) -> tuple[Remark, ...]:
+    """Return what a plan says of the approvals that the daemon will want for it."""
+    found = []
+    wanted = {database.key: database for database in desired.databases}
+    for key in dict.fromkeys(step.database for step in steps):
+        database = wanted.get(key)
+        waits = asked(database, tuple(step for step in steps if step.database == key))
+        if waits is None:
+            continue
+        text = _never(waits) if waits.never else _asks(key, waits)
+        found.append(
+            Remark(key, text, database.place.at("spec", "autoApply") if database else None)
+        )
+    return tuple(found)
+
+
+def _never(waits: Asked) -> str:
+    return f"the daemon never does this ({waits.never[0]}): apply it by hand"
+
+
+def _asks(key: DatabaseKey, waits: Asked) -> str:
+    more = len(waits.titles) - 3
+    what = "; ".join(waits.titles[:3]) + (f" and {more} more" if more > 0 else "")
+    return (
+        f"the daemon asks before it does this: {what}. Approve: `shardwright approve {key.name}"
+        f" --plan {waits.id}`, or `{APPROVAL_TRAILER}: {waits.id}` in the commit"
+    )
