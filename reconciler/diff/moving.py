@@ -145,6 +145,9 @@ def _under_way(
             yield twin
         case Stage.BEFORE:
             yield EndMove(database.key, move, Wish.ABORT, "the spec does not ask for it", place)
+        case Stage.SWITCHED if twin is not None and move.wish is Wish.FINISH:
+            # The way back is closing, or lost: the keys come back by a move of their own.
+            yield EndMove(database.key, move, Wish.FINISH, "it is being finished", place)
         case Stage.SWITCHED if twin is not None or move.wish is Wish.ROLLBACK:
             yield EndMove(database.key, move, Wish.ROLLBACK, "the spec takes it back", place)
         case Stage.SWITCHED if move.wish is Wish.FINISH or window_is_over(move, looked_at):

@@ -1,0 +1,43 @@
+"""A spec that takes keys back, while the move that brought them is being finished."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from reconciler.diff.changes import EndMove, MoveKeys
+from reconciler.model.moves import Move, Stage, Wish
+from reconciler.model.observed import ObservedState
+from reconciler.plan.moves import begin_move
+from reconciler.plan.steps_database import move_action
+from tests.diff.seen import difference, only, there
+from tests.worlds import database, shard, with_database
+
+TWO = (shard("s0", "-80"), shard("s1", "80-"))
+BORDER = (shard("s0", "-40"), shard("s1", "40-"))
+
+
+def _switched(wish: Wish) -> tuple[ObservedState, Move]:
+    """Return what is seen after 40-80 went from s0 to s1."""
+    before, after = there(database(*TWO)), there(database(*BORDER))
+    change = only(difference(database(*BORDER), before), MoveKeys)
+    routing = before.databases[0].routing
+    move = begin_move(move_action(change), routing, "2026-01-01T12:00:00+00:00")  # type: ignore[arg-type]
+    move = replace(move, stage=Stage.SWITCHED, switched_at="2026-01-01T12:01:00+00:00", wish=wish)
+    return with_database(after, moves=(move,)), move
+
+
+def test_a_reverted_spec_takes_the_move_back() -> None:
+    seen, _ = _switched(Wish.FORWARD)
+    assert only(difference(database(*TWO), seen), EndMove).how is Wish.ROLLBACK
+
+
+def test_a_move_that_is_being_finished_is_finished_although_the_spec_is_reverted() -> None:
+    """Its way back is closing, or is lost and somebody said `operation finish`: once it ended, the
+    keys come back by a move of their own. To roll it back would fail again and again (MV102)."""
+    seen, _ = _switched(Wish.FINISH)
+    found = difference(database(*TWO), seen)
+    assert only(found, EndMove).how is Wish.FINISH
+    assert MoveKeys not in {type(change) for change in found.changes}
+
+    ended = with_database(seen, moves=())
+    assert only(difference(database(*TWO), ended), MoveKeys).target == "s0"
