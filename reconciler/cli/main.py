@@ -29,6 +29,8 @@ COMMANDS = {
         ("Specs", "plan", "plan:plan", "Show what would be done, and change nothing."),
         ("Specs", "apply", "apply:apply", "Do what a plan says."),
         ("Specs", "diff", "diff:diff", "Show the fields that differ; exit 0, 1, or above 1."),
+        ("Specs", "state", "state:state", "Export what is observed, for plans elsewhere."),
+        ("Specs", "comment", "comment:comment", "Say a plan on its pull request."),
         ("Specs", "import", "importing:import_", "Write a spec from a running PostgreSQL."),
         ("Specs", "policy", "policy:policy", "List policies and run their test cases."),
         ("Daemon", "run", "run:run", "Follow the sources and keep every database as they say."),

@@ -66,7 +66,7 @@ def source_options(function: Function) -> Function:
     ) -> int | None:
         if path and git:
             raise click.UsageError("-f and --git are two sources; name one")
-        if not git and (ref or subpath):
+        if not git and (ref or subpath) and not rest.get("base"):
             raise click.UsageError("--ref and --path belong to --git")
         return function(*args, where=Where(path or "", git or "", ref or "", subpath or ""), **rest)
 

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 import click
 
 from reconciler.cli.lazy import command
+from reconciler.cli.notes import of_problems
 from reconciler.cli.session import Session, output_option
 from reconciler.cli.source import Where, chosen, fetch, source_options
 from reconciler.cli.terminal import style_for, write
+from reconciler.plan.render_notes import FORMS, Level, render_notes
 
 if TYPE_CHECKING:
     from reconciler.model.errors import ReconcilerError
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 
 @command("validate")
 @source_options
-@output_option("text", "json")
+@output_option("text", "json", *FORMS)
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing when all is well.")
 @click.pass_obj
 def validate(session: Session, where: Where, output: str, quiet: bool) -> int:
@@ -34,6 +36,10 @@ def validate(session: Session, where: Where, output: str, quiet: bool) -> int:
     warnings = loaded.warnings if loaded else ()
     if output == "json":
         _write_json(documents, loaded, problems)
+    elif output in FORMS:
+        notes = (*of_problems(problems), *of_problems(warnings, Level.WARNING))
+        line = f"{len(problems)} problems found" if problems else "valid"
+        write(render_notes(notes, output, line))
     else:
         from reconciler.cli.errors import tell, tell_error
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from reconciler.diff.changes import Difference
@@ -82,9 +83,21 @@ def look(
     ``policies`` are those to ask, the source's own by default. Raises ProblemsFound when one of
     these does not compile.
     """
-    desired, now = loaded.desired, world.clock.now()
+    observed, difference = observe_and_diff(world.eyes, world.mover, loaded.desired, only)
+    return judge(loaded, observed, difference, world.clock.now(), policies, only)
+
+
+def judge(
+    loaded: Loaded,
+    observed: ObservedState,
+    difference: Difference,
+    now: datetime,
+    policies: PolicySet | None = None,
+    only: frozenset[DatabaseKey] | None = None,
+) -> Outlook:
+    """Plan and check, from what was seen. Raises ProblemsFound for a policy with a mistake."""
+    desired = loaded.desired
     policies = compiled(loaded) if policies is None else policies
-    observed, difference = observe_and_diff(world.eyes, world.mover, desired, only)
     plan = make_plan(desired, observed, difference)
     verdict = check_spec(policies, desired, now)
     verdict = verdict.joined(check_plan(policies, desired, plan, now))
