@@ -76,9 +76,12 @@ def remarks(desired: DesiredState, steps: tuple[Step, ...]) -> tuple[Remark, ...
     """Return what a plan says of the approvals that the daemon will want for it."""
     found = []
     wanted = {database.key: database for database in desired.databases}
-    for key in dict.fromkeys(step.database for step in steps):
+    by_database: dict[DatabaseKey, list[Step]] = {}
+    for step in steps:
+        by_database.setdefault(step.database, []).append(step)
+    for key, mine in by_database.items():
         database = wanted.get(key)
-        waits = asked(database, tuple(step for step in steps if step.database == key))
+        waits = asked(database, tuple(mine))
         if waits is None:
             continue
         text = _never(waits) if waits.never else _asks(key, waits)
