@@ -8,6 +8,7 @@ import os
 import re
 import socket
 import time
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -45,6 +46,18 @@ class SystemClock:
 
 def open_world(settings: Settings) -> World:
     """Return all edges of one call. Raises NotAHome when there is no platform yet."""
+    return _open(settings, reads_only=False)
+
+
+def open_reading_world(settings: Settings) -> World:
+    """Return edges that cannot write: PostgreSQL refuses it, and nothing of it is sent to etcd.
+
+    Raises NotAHome.
+    """
+    return _open(settings, reads_only=True)
+
+
+def _open(settings: Settings, *, reads_only: bool) -> World:
     from reconciler.edges.etcd import EtcdStore
     from reconciler.edges.patroni import PatroniRest
     from reconciler.edges.postgres import PostgresSql
@@ -53,10 +66,11 @@ def open_world(settings: Settings) -> World:
     platform = local_platform(settings)
     tls, clock = platform.client_tls(), SystemClock()
     etcd, patroni, postgres = timeouts(settings.answer_s)
+    postgres = replace(postgres, read_only=reads_only)
     return World(
         eyes=Eyes(
             platform=platform,
-            store=EtcdStore(platform.etcd_endpoints(), tls, etcd),
+            store=EtcdStore(platform.etcd_endpoints(), tls, etcd, reads_only=reads_only),
             patroni=PatroniRest(patroni),
             postgres=PostgresSql(postgres),
             clock=clock,

@@ -8,6 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 from reconciler.diff.diff import diff
+from reconciler.diff.origin import parts_of
 from reconciler.model.access import OWN_SCHEMA_VERSION
 from reconciler.model.desired import (
     Database,
@@ -131,7 +132,7 @@ def settled(state: DesiredState, *, table_bytes: int = 1 << 30) -> ObservedState
 def _settled_database(state: DesiredState, wanted: Database, table_bytes: int) -> ObservedDatabase:
     record = AppliedRecord(
         wanted.key, state.source, state.revision.text, wanted.digest, wanted.deletion, "", 2,
-        state.file_of(wanted.place),
+        state.file_of(wanted.place), parts_of(wanted),
     )  # fmt: skip
     shards = [_settled_shard(wanted, shard, table_bytes) for shard in wanted.shards]
     owners = tuple(

@@ -34,10 +34,10 @@ def diff(ctx: click.Context, where: Where, output: str) -> int:
     from reconciler.cli.differences import differences_of
     from reconciler.cli.report import place_text
     from reconciler.engine import loop
-    from reconciler.wiring import open_world
+    from reconciler.wiring import open_reading_world
 
     loaded = load(chosen(where, session))
-    outlook = loop.look(open_world(session.settings()), loaded)
+    outlook = loop.look(open_reading_world(session.settings()), loaded)
     found = differences_of(outlook.difference.changes)
     locate = place_text(loaded.locate)
     if output == "json":

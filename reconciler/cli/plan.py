@@ -84,7 +84,7 @@ def _outlook(
 ) -> tuple[Outlook, tuple[str, ...]]:
     """Return what is to be shown, and lines to tell beside it."""
     from reconciler.engine import loop
-    from reconciler.wiring import open_world
+    from reconciler.wiring import open_reading_world
 
     if base:
         from reconciler.cli import proposal
@@ -95,7 +95,7 @@ def _outlook(
         from reconciler.cli import proposal
 
         return proposal.against_file(loaded, state)
-    return loop.look(open_world(session.settings()), loaded), ()
+    return loop.look(open_reading_world(session.settings()), loaded), ()
 
 
 def tell_warnings(loaded: Loaded) -> None:

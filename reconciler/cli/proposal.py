@@ -53,10 +53,10 @@ def _observed(
     if state:
         return _read(state)
     from reconciler.engine.observe import observe
-    from reconciler.wiring import open_world
+    from reconciler.wiring import open_reading_world
 
     keys = {database.key for loaded in both for database in loaded.desired.databases}
-    return observe(open_world(session.settings()).eyes, sorted(keys)), ()
+    return observe(open_reading_world(session.settings()).eyes, sorted(keys)), ()
 
 
 def _read(file: str) -> tuple[ObservedState, tuple[str, ...]]:

@@ -25,10 +25,10 @@ def state(session: Session, verb: str, out: str | None) -> int:
     from reconciler.cli.files import write_private
     from reconciler.engine.observe import observe
     from reconciler.engine.snapshot import encode_state
-    from reconciler.wiring import open_world
+    from reconciler.wiring import open_reading_world
 
     assert verb == "export"  # noqa: S101  the only choice there is
-    world = open_world(session.settings())
+    world = open_reading_world(session.settings())
     observed = observe(world.eyes)
     data = encode_state(observed, world.actor)
     if out:

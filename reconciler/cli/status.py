@@ -33,7 +33,7 @@ def status(session: Session, database: str | None, output: str) -> int:
     from reconciler.engine.records import APPLIER
     from reconciler.model.records import ROOT
 
-    found = wiring.open_world(session.settings()).eyes.store.read(ROOT)
+    found = wiring.open_reading_world(session.settings()).eyes.store.read(ROOT)
     daemon = json.loads(found[records.DAEMON].value) if records.DAEMON in found else None
     leader = json.loads(found[APPLIER].value)["owner"] if APPLIER in found else ""
     statuses = records.read_statuses(found)

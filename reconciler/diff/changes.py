@@ -229,6 +229,7 @@ class RecordApplied:
     deletion: Deletion
     file: str = ""
     version: int = 0
+    parts: tuple[tuple[str, str], ...] = ()
 
 
 Change: TypeAlias = (

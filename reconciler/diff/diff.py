@@ -32,6 +32,7 @@ from reconciler.diff.moving import (
     in_moves,
     silent_shards,
 )
+from reconciler.diff.origin import parts_of
 from reconciler.diff.refusals import DeletionProtected, KeyTypeChanged, OwnerGone, SpecUnreadable
 from reconciler.diff.scopes import assign_scopes
 from reconciler.diff.shard import Finding, Pair, diff_shard
@@ -224,6 +225,7 @@ def _diff_record(
     database: Database, seen: ObservedDatabase, desired: DesiredState
 ) -> Iterator[RecordApplied | Remark]:
     source, file = desired.source, desired.file_of(database.place)
+    parts = parts_of(database)
     record = seen.record if not isinstance(seen.record, Unseen) else None
     if record and record.source != source:
         yield Remark(
@@ -237,9 +239,10 @@ def _diff_record(
         or record.source != source
         or record.deletion != database.deletion
         or record.file != file
+        or not record.parts
     ):
         version = record.version if record else 0
-        yield RecordApplied(database.key, database.digest, database.deletion, file, version)
+        yield RecordApplied(database.key, database.digest, database.deletion, file, version, parts)
 
 
 def _unreadable(record: AppliedRecord, desired: DesiredState) -> str:

@@ -22,6 +22,7 @@ from reconciler.edges.etcd_gateway import (
     refuse,
 )
 from reconciler.model.access import ConflictingWrite, FencedOff, Lease, LeaseHeld, Versioned
+from reconciler.model.errors import ReconcilerError
 from reconciler.model.names import FencingToken
 from reconciler.model.platform import TlsFiles
 
@@ -41,15 +42,27 @@ class _Expected:
     version: int
 
 
+class StoreReadsOnly(ReconcilerError):
+    """A command that only looks tried to write to etcd. It is a bug of ours; nothing was sent."""
+
+    code = "ET110"
+
+
 class EtcdStore:
-    """The port ``Store`` on etcd's JSON gateway. Safe to share between threads."""
+    """The port ``Store`` on etcd's JSON gateway. Safe to share between threads.
+
+    ``reads_only``: nothing but a range is ever asked of etcd; a write is refused before it is sent.
+    """
 
     def __init__(
         self,
         endpoints: tuple[str, ...],
         tls: TlsFiles | None = None,
         timeouts: EtcdTimeouts = EtcdTimeouts(),  # noqa: B008 (frozen)
+        *,
+        reads_only: bool = False,
     ) -> None:
+        self._reads_only = reads_only
         self._etcd = Gateway(tuple(e.rstrip("/") for e in endpoints), tls, timeouts)
 
     def read(self, prefix: str) -> dict[str, Versioned]:
@@ -146,6 +159,8 @@ class EtcdStore:
             raise _fenced_off(lease)
 
     def _call(self, path: str, body: dict[str, Any], *, repeatable: bool = True) -> dict[str, Any]:
+        if self._reads_only and path != "/v3/kv/range":
+            raise StoreReadsOnly(path, "this command only looks, and this would write")
         return self._etcd.call(path, body, repeatable=repeatable)
 
 

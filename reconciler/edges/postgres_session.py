@@ -107,7 +107,8 @@ class PostgresTimeouts:
     """Bounds on sessions.
 
     ``look_ms`` is for a look at the catalogs, ``schema_statement_ms`` for statements of schema
-    files. The client waits a little longer than the server itself does.
+    files. The client waits a little longer than the server itself does. ``read_only``: PostgreSQL
+    refuses every write of these sessions.
     """
 
     connect_s: int = 3
@@ -116,6 +117,7 @@ class PostgresTimeouts:
     lock_ms: int = 5_000
     idle_in_transaction_ms: int = 60_000
     schema_statement_ms: int = 3_600_000
+    read_only: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +139,9 @@ class Target:
         return f"{self.name} ({host}:{port}, database {self.database})"
 
 
+_READ_ONLY = {"default_transaction_read_only": "on"}
+
+
 def superuser_options(timeouts: PostgresTimeouts, *, read_only: bool = False) -> dict[str, str]:
     """Return the settings of a session of ours."""
     options = {
@@ -150,7 +155,7 @@ def superuser_options(timeouts: PostgresTimeouts, *, read_only: bool = False) ->
         "session_replication_role": "origin",
         "default_transaction_isolation": "read\\ committed",
     }
-    return options | ({"default_transaction_read_only": "on"} if read_only else {})
+    return options | (_READ_ONLY if read_only else {})
 
 
 def owner_options(timeouts: PostgresTimeouts) -> dict[str, str]:
@@ -185,6 +190,7 @@ def session(
 
 
 def _connect(target: Target, options: dict[str, str], *, replication: bool) -> psycopg.Connection:
+    asked = options | (_READ_ONLY if target.timeouts.read_only else {})
     try:
         connection = BoundedConnection.connect(
             host=target.primary.host,
@@ -201,7 +207,7 @@ def _connect(target: Target, options: dict[str, str], *, replication: bool) -> p
             tcp_user_timeout=target.timeouts.statement_ms,
             target_session_attrs="primary",
             application_name="shardwright",
-            options=" ".join(f"-c {name}={value}" for name, value in options.items()),
+            options=" ".join(f"-c {name}={value}" for name, value in asked.items()),
             replication="database" if replication else None,
             autocommit=True,
         )

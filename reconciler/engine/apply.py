@@ -29,7 +29,7 @@ from reconciler.engine.events import (
     Watcher,
 )
 from reconciler.engine.execute import Hands, perform
-from reconciler.engine.foresight import observe_and_diff
+from reconciler.engine.foresight import leave_reported, observe_and_diff
 from reconciler.engine.journal import Journal, Operations, read_operations, supersede
 from reconciler.engine.leasing import kept
 from reconciler.engine.observe import login_of, primary_of
@@ -202,10 +202,11 @@ class Applier:
     def _replan(self) -> None:
         """Look again under the lease. Raises PlanStale when the plan is another one by now."""
         desired, plan = self._outlook.loaded.desired, self._outlook.plan
-        now = make_plan(
-            desired,
-            *observe_and_diff(self._world.eyes, self._world.mover, desired, self._outlook.only),
-        )
+        eyes, mover = self._world.eyes, self._world.mover
+        observed, difference = observe_and_diff(eyes, mover, desired, self._outlook.only)
+        if self._outlook.reports:
+            difference, _ = leave_reported(desired, observed, difference)
+        now = make_plan(desired, observed, difference)
         if now.digest != plan.digest:
             raise PlanStale(
                 plan.id,

@@ -426,6 +426,7 @@ def _write_record(hands: Hands, action: WriteRecord) -> None:
         deletion=action.deletion,
         applied_at=hands.clock.now().isoformat(timespec="milliseconds"),
         file=action.file,
+        parts=action.parts,
     )
     if _same_record(hands, key, action.database, record):
         return

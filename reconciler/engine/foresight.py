@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from reconciler.diff.changes import Difference, MoveKeys
 from reconciler.diff.diff import diff
+from reconciler.diff.origin import without_reported
 from reconciler.engine.observe import Eyes, login_of, observe, primary_of
 from reconciler.engine.ports import Mover
 from reconciler.model.access import Seat
@@ -21,6 +22,7 @@ from reconciler.model.names import DatabaseKey, ScopeKey
 from reconciler.model.observed import Catalog, ObservedDatabase, ObservedState, Unseen
 from reconciler.model.routing import RoutingMap
 from reconciler.plan.moves import begin_move
+from reconciler.plan.planner import make_plan
 from reconciler.plan.steps_database import move_action
 
 
@@ -52,6 +54,17 @@ def observe_and_diff(
     )
     observed = replace(observed, databases=databases)
     return observed, diff(desired, observed)
+
+
+def leave_reported(
+    desired: DesiredState, observed: ObservedState, difference: Difference
+) -> tuple[Difference, tuple[str, ...]]:
+    """Return the difference without drift that is only to be reported, and that drift in words."""
+    kept, left = without_reported(difference, desired, observed)
+    if not left:
+        return difference, ()
+    plan = make_plan(desired, observed, replace(difference, changes=left))
+    return kept, tuple(step.text for step in plan.steps if step.visible)
 
 
 def _preflight(

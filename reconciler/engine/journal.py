@@ -365,7 +365,7 @@ def _delete(store: Store, lease: Lease, keys: Iterable[str]) -> None:
 
 def title_of(step: Step) -> str:
     """Return a step's title with its shard's name in it."""
-    return step.title.replace("{shard}", step.shard or "")
+    return step.text
 
 
 def _dump(data: object) -> bytes:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING
 
 from reconciler.diff.changes import Difference
 from reconciler.engine.events import ApplyEnded, Watcher
-from reconciler.engine.foresight import observe_and_diff
+from reconciler.engine.foresight import leave_reported, observe_and_diff
 from reconciler.engine.observe import Eyes
 from reconciler.engine.ports import Clock, Mover
 from reconciler.engine.records import APPLIER
@@ -52,7 +52,8 @@ class World:
 class Outlook:
     """What was asked for, what was seen, what would be done, and what the policies say of it.
 
-    ``only``: the databases that were looked at; None for all.
+    ``only``: the databases that were looked at; None for all. ``left``: the titles of what would
+    correct drift that is only reported.
     """
 
     loaded: Loaded
@@ -62,6 +63,8 @@ class Outlook:
     policies: PolicySet
     verdict: Verdict
     only: frozenset[DatabaseKey] | None = None
+    left: tuple[str, ...] = ()
+    reports: bool = False
 
 
 def compiled(loaded: Loaded) -> PolicySet:
@@ -77,14 +80,21 @@ def look(
     loaded: Loaded,
     policies: PolicySet | None = None,
     only: frozenset[DatabaseKey] | None = None,
+    *,
+    reports: bool = False,
 ) -> Outlook:
     """Observe, diff, plan, check. Changes nothing.
 
-    ``policies`` are those to ask, the source's own by default. Raises ProblemsFound when one of
-    these does not compile.
+    ``policies`` are those to ask, the source's own by default. ``reports``: drift is left where a
+    spec says `driftPolicy: report`, as the daemon does. Raises ProblemsFound when one of these does
+    not compile.
     """
     observed, difference = observe_and_diff(world.eyes, world.mover, loaded.desired, only)
-    return judge(loaded, observed, difference, world.clock.now(), policies, only)
+    left: tuple[str, ...] = ()
+    if reports:
+        difference, left = leave_reported(loaded.desired, observed, difference)
+    outlook = judge(loaded, observed, difference, world.clock.now(), policies, only)
+    return replace(outlook, left=left, reports=reports)
 
 
 def judge(

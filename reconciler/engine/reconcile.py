@@ -82,7 +82,7 @@ def reconcile(
     Raises FencedOff when the lease is lost; every other error is a conclusion.
     """
     try:
-        outlook = loop.look(world, loaded, policies, frozenset({key}))
+        outlook = loop.look(world, loaded, policies, frozenset({key}), reports=True)
         standing = judge(outlook) or _unapproved(world, outlook, key)
         if standing is not None:
             return standing
@@ -128,6 +128,9 @@ def judge(outlook: Outlook) -> Conclusion | None:
         reason = "Suspended" if still.reason.startswith("suspended") else "Waiting"
         message = f"{still.subject}: {still.reason}"
         return Conclusion(None, reason == "Waiting", False, reason, message, Again.ROUTINE)
+    if outlook.left:
+        text = f"left alone (driftPolicy: report): {'; '.join(outlook.left)}"
+        return Conclusion(True, False, False, "Drifted", text, Again.ROUTINE)
     return Conclusion(True, False, False, "UpToDate", "nothing to do", Again.ROUTINE)
 
 

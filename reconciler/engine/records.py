@@ -95,6 +95,7 @@ def encode_record(record: AppliedRecord) -> bytes:
             "deletion": record.deletion.value,
             "appliedAt": record.applied_at,
             "file": record.file,
+            "parts": dict(record.parts),
         }
     )
 
@@ -112,6 +113,7 @@ def decode_record(key: str, value: bytes, database: DatabaseKey, version: int) -
             applied_at=str(data["appliedAt"]),
             version=version,
             file=str(data.get("file", "")),
+            parts=tuple((str(k), str(v)) for k, v in data.get("parts", {}).items()),
         )
     except BROKEN as problem:
         raise unreadable(key, problem) from problem

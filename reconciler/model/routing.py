@@ -54,7 +54,8 @@ class AppliedRecord:
     """What was last applied to a database in full, and by which source.
 
     ``applied_at`` is UTC in ISO 8601. ``version`` as in RoutingMap. ``file`` is the one of the
-    source that held the spec, relative to the source; empty in records of earlier versions.
+    source that held the spec, relative to the source; ``parts`` are digests of the spec's parts by
+    name (``diff.origin``). Both are empty in records of earlier versions.
     """
 
     database: DatabaseKey
@@ -65,3 +66,4 @@ class AppliedRecord:
     applied_at: str
     version: int = 0
     file: str = ""
+    parts: tuple[tuple[str, str], ...] = ()

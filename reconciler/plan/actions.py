@@ -211,6 +211,7 @@ class WriteRecord:
     deletion: Deletion
     file: str = ""
     version: int = 0
+    parts: tuple[tuple[str, str], ...] = ()
 
 
 Action: TypeAlias = (
@@ -250,7 +251,7 @@ class Step:
     ``id`` is stable for the same action on the same thing (``shop-s0/configure``). ``after`` are
     ids of steps that must be done before. ``title`` names the shard as ``{shard}``, so that equal
     steps of several shards can be folded. ``visible`` is False for book-keeping that a plan need
-    not show.
+    not show. ``drift``: the world moved, and not the spec.
     """
 
     id: str
@@ -264,6 +265,12 @@ class Step:
     place: Place | None = None
     estimate: Estimate = field(default_factory=Estimate)
     visible: bool = True
+    drift: bool = False
+
+    @property
+    def text(self) -> str:
+        """The title with the shard's name in it."""
+        return self.title.replace("{shard}", self.shard or "")
 
 
 @dataclass(frozen=True, slots=True)

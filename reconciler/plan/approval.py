@@ -62,8 +62,8 @@ def asked(database: Database | None, steps: tuple[Step, ...]) -> Asked | None:
         return None
     marks = frozenset(_mark(digest, step) for step in waiting)
     whole = hashlib.sha256("\n".join(sorted(marks)).encode()).hexdigest()
-    never = tuple(s.title for s in waiting if auto.mode(class_of(s)) is Mode.NEVER)
-    titles = tuple(f"{s.title} ({s.risk.label})" for s in waiting)
+    never = tuple(s.text for s in waiting if auto.mode(class_of(s)) is Mode.NEVER)
+    titles = tuple(f"{s.text} ({s.risk.label})" for s in waiting)
     return Asked(f"ap-{whole[:12]}", marks, titles, never)
 
 

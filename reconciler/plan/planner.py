@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from reconciler.diff.changes import AddShard, Change, Difference, RenameShard
+from reconciler.diff.origin import Origin, origins
 from reconciler.model.desired import DesiredState
 from reconciler.model.names import DatabaseKey, ScopeKey
 from reconciler.model.observed import ObservedState
@@ -36,7 +37,11 @@ def make_plan(desired: DesiredState, observed: ObservedState, difference: Differ
     """
     maps = {d.key: d.routing for d in observed.databases if isinstance(d.routing, RoutingMap)}
     context = context_of(desired.databases, maps)
-    ranked = [r for change in difference.changes for r in steps_of(change, context)]
+    ranked = [
+        replace(r, step=replace(r.step, drift=True)) if origin is Origin.DRIFT else r
+        for change, origin in origins(difference.changes, desired, observed)
+        for r in steps_of(change, context)
+    ]
     new = {c.scope for c in difference.changes if isinstance(c, AddShard)}
     linked = _link(_merge(_tell_renames(ranked, difference.changes)), new)
     known = measured(observed.durations)

@@ -228,7 +228,7 @@ def _folded(report: PlanReport, steps: list[Step]) -> list[Row]:
 def _sameness(step: Step) -> tuple[object, ...]:
     if isinstance(step.action, MoveKeyRange):
         return (step.id,)  # each move is shown with its own keys, tables and sizes
-    return (type(step.action), step.title, step.risk)
+    return (type(step.action), step.title, step.risk, step.drift)
 
 
 def _reasons(same: list[Step]) -> tuple[str, ...]:
@@ -251,6 +251,8 @@ def _row(report: PlanReport, same: list[Step]) -> Row:
         text, notes = move_title(first.action), move_notes(first.action)
     else:
         text = _title(same)
+    if first.drift:
+        text += ", drift"
     return Row(MARKS[type(first.action)], text, estimate, place, notes, risk=first.risk)
 
 

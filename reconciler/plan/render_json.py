@@ -79,6 +79,7 @@ class StepV1(Struct, rename="camel", omit_defaults=True):
     place: PlaceV1 | None = None
     estimate: EstimateV1 | None = None
     visible: Annotated[bool, Meta(description="False for book-keeping.")] = True
+    drift: Annotated[bool, Meta(description="True when the world moved, and not the spec.")] = False
 
 
 class RefusalV1(Struct, rename="camel", omit_defaults=True):
@@ -255,6 +256,7 @@ def _step(step: Step, place: PlaceV1 | None) -> StepV1:
         place=place,
         estimate=None if known is None else EstimateV1(known, step.estimate.basis),
         visible=step.visible,
+        drift=step.drift,
     )
 
 

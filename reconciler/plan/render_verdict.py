@@ -42,6 +42,9 @@ def verdict(report: PlanReport) -> str:
     sentences = [text[:1].upper() + text[1:] + "." if text else ""]
     if any(step.visible for step in plan.steps):
         sentences.append(f"Risk: {plan.risk.label}.")
+    if drifted := sum(step.visible and step.drift for step in plan.steps):
+        verb = "corrects" if drifted == 1 else "correct"
+        sentences.append(f"{counted(drifted, 'step')} {verb} drift.")
     sentences += _obstacles(report)
     return "  ".join(sentence for sentence in sentences if sentence)
 

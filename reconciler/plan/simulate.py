@@ -137,7 +137,7 @@ def _perform(  # noqa: C901  a dispatch table
         case WriteRecord():
             record = AppliedRecord(
                 action.database, plan.source, plan.revision.text, action.digest, action.deletion,
-                "", file=action.file,
+                "", file=action.file, parts=action.parts,
             )  # fmt: skip
             return replace(there, record=record)
         case _:

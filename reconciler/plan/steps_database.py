@@ -164,7 +164,14 @@ def record_applied(change: RecordApplied) -> Ranked:
     step = Step(
         f"{change.database}/record",
         change.database,
-        WriteRecord(change.database, change.digest, change.deletion, change.file, change.version),
+        WriteRecord(
+            change.database,
+            change.digest,
+            change.deletion,
+            change.file,
+            change.version,
+            change.parts,
+        ),
         (),
         Risk.ONLINE,
         "note what was applied",

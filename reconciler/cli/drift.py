@@ -1,0 +1,60 @@
+"""``shardwright drift``: what changed without its spec. It cannot write."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from reconciler.cli.lazy import command
+from reconciler.cli.plan import show
+from reconciler.cli.session import Session, output_option
+from reconciler.cli.source import Where, chosen, load, source_options
+
+if TYPE_CHECKING:
+    from reconciler.model.names import DatabaseKey
+
+DRIFT = 3
+
+
+@command("drift")
+@click.argument("database", required=False)
+@source_options
+@click.option("--detailed-exitcode", is_flag=True, help="3 when something drifted.")
+@output_option("text", "json", "markdown", "name")
+@click.pass_obj
+def drift(
+    session: Session, database: str | None, where: Where, detailed_exitcode: bool, output: str
+) -> int:
+    """Show what changed without its spec, and change nothing.
+
+    Each difference is pending (the spec moved since it was applied), drift (the world moved), or
+    another owner's; only drift is shown, as the steps that would correct it. Nothing can be written
+    by this command: its sessions at PostgreSQL are read-only, and its store takes no write.
+    """
+    from reconciler.cli.report import report_of
+    from reconciler.diff.origin import only_drift
+    from reconciler.engine import loop
+    from reconciler.engine.foresight import observe_and_diff
+    from reconciler.wiring import open_reading_world
+
+    loaded = load(chosen(where, session))
+    settings = session.settings()
+    world = open_reading_world(settings)
+    only = frozenset({_key(database)}) if database else None
+    desired = loaded.desired
+    observed, difference = observe_and_diff(world.eyes, world.mover, desired, only)
+    found = only_drift(difference, desired, observed)
+    outlook = loop.judge(loaded, observed, found, world.clock.now(), only=only)
+    report = report_of(outlook, settings)
+    show(report, outlook, output)
+    if outlook.observed.unseen:
+        return 1
+    return DRIFT if detailed_exitcode and found.changes else 0
+
+
+def _key(text: str) -> DatabaseKey:
+    from reconciler.model.names import DatabaseKey, DatabaseName, Namespace
+
+    namespace, _, name = text.rpartition("/")
+    return DatabaseKey(Namespace(namespace or "default"), DatabaseName(name))
