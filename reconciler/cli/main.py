@@ -43,6 +43,7 @@ COMMANDS = {
         ("Look", "get", "get:get", "List databases, shards, instances, operations or moves."),
         ("Look", "describe", "describe:describe", "Show one thing in full."),
         ("Look", "history", "history:history", "Show what was applied, and when."),
+        ("Look", "audit", "audit:audit", "Show who changed what; verify that it is whole."),
         ("Look", "explain", "explain:explain", "Tell what an error code means and what to do."),
         ("Look", "doctor", "doctor:doctor", "Check this machine and say the remedies."),
         ("Use", "route", "route:route", "Print the shard that owns a key."),

@@ -43,7 +43,7 @@ def resume(session: Session, database: str) -> int:
     from reconciler.engine import orders
 
     world, key = _known(session, database)
-    was = orders.resume(world.eyes.store, world.actor, key)
+    was = orders.resume(world.eyes.store, world.actor, key, world.clock.now())
     _poke(world, key)
     write(f"{key} resumed" if was else f"{key} was not suspended by command")
     return 0
@@ -71,7 +71,7 @@ def approve(
     world, key = _known(session, database)
     store = world.eyes.store
     if withdraw:
-        was = orders.withdraw(store, world.actor, key)
+        was = orders.withdraw(store, world.actor, key, world.clock.now())
         write(f"{key}: the approval is taken back" if was else f"{key}: there is no approval")
         return 0
     status = _status(world, key)

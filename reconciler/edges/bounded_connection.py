@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import psycopg
 from psycopg import sql
+
+from reconciler.model import statements
 
 Answer = TypeVar("Answer")
 
@@ -46,6 +48,27 @@ class BoundedConnection(psycopg.Connection[Any]):
             if not ready and time.monotonic() > until:
                 self.pgconn.finish()  # what it may still send belongs to nobody
                 raise psycopg.OperationalError(f"no answer within {limit_s:g} s")
+
+
+class NotingCursor(psycopg.Cursor[Any]):
+    """Lets the audit know what is executed and copied."""
+
+    def execute(self, query: Any, params: Any = None, **options: Any) -> Self:
+        """Execute as psycopg does."""
+        self._note(query)
+        return super().execute(query, params, **options)
+
+    def copy(self, statement: Any, params: Any = None, **options: Any) -> Any:
+        """Copy as psycopg does."""
+        self._note(statement)
+        return super().copy(statement, params, **options)
+
+    def _note(self, query: Any) -> None:
+        if not statements.is_noting():
+            return
+        if isinstance(query, sql.Composable):
+            query = query.as_string(self)
+        statements.note(query.decode() if isinstance(query, bytes) else str(query))
 
 
 def limit(connection: psycopg.Connection[Any], statement_ms: int) -> None:

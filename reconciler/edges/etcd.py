@@ -45,7 +45,7 @@ class _Expected:
 class StoreReadsOnly(ReconcilerError):
     """A command that only looks tried to write to etcd. It is a bug of ours; nothing was sent."""
 
-    code = "ET110"
+    code = "ET120"
 
 
 class EtcdStore:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import psycopg
 from psycopg import errors as pg
 
-from reconciler.edges.bounded_connection import BoundedConnection, limit
+from reconciler.edges.bounded_connection import BoundedConnection, NotingCursor, limit
 from reconciler.model.access import FencedOff
 from reconciler.model.errors import ReconcilerError
 from reconciler.model.platform import Credential, Endpoint, TlsFiles
@@ -210,6 +210,7 @@ def _connect(target: Target, options: dict[str, str], *, replication: bool) -> p
             options=" ".join(f"-c {name}={value}" for name, value in asked.items()),
             replication="database" if replication else None,
             autocommit=True,
+            cursor_factory=NotingCursor,
         )
     except psycopg.OperationalError as error:
         raise _refusal(str(error), target) from None

@@ -48,6 +48,7 @@ from reconciler.model.access import ConflictingWrite, FencedOff, Lease, LeaseHel
 from reconciler.model.errors import ReconcilerError
 from reconciler.model.names import DatabaseKey
 from reconciler.model.observed import Catalog, ObservedShard
+from reconciler.model.statements import noting
 from reconciler.plan.actions import CloseMove, MoveKeyRange, Step
 from reconciler.plan.graph import behind
 from reconciler.plan.planner import make_plan
@@ -92,6 +93,7 @@ class Applier:
         self._world, self._outlook, self._watcher = world, outlook, watcher
         self._stop, self._single_use = stop, single_use
         self._telling = threading.Lock()
+        self._said: dict[str, list[str]] = {}
         self._lost: ReconcilerError | None = None
         self._check = prepare_plan_check(outlook.policies, outlook.loaded.desired, outlook.plan)
 
@@ -301,7 +303,8 @@ class Applier:
         """Run one step in a worker's thread and return its seconds."""
         start = time.monotonic()
         hands = replace(hands, held=partial(self._held, step))
-        perform(hands, step.action, lambda reason: self._waits(step, reason, journal))
+        with noting() as self._said[step.id]:
+            perform(hands, step.action, lambda reason: self._waits(step, reason, journal))
         return time.monotonic() - start
 
     def _waits(self, step: Step, reason: str, journal: Journal) -> None:
@@ -325,7 +328,8 @@ class Applier:
             seconds, error = 0.0, StepBroken(step.id, f"{type(problem).__name__}: {problem}")
             error.__cause__ = problem
         try:
-            journal.outcome(step, seconds, error)
+            sql = tuple(self._said.pop(step.id, ()))
+            journal.outcome(step, seconds, self._now(), error, sql)
         except ReconcilerError as problem:
             error = error or problem
         if error:

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from reconciler.engine.audit import Deed, write_audited
 from reconciler.engine.ports import Store
 from reconciler.engine.records import OPERATIONS, PLANS
 from reconciler.model.access import Lease, Versioned
@@ -27,6 +28,7 @@ from reconciler.model.observed import RunningOperation
 from reconciler.model.records import BROKEN
 from reconciler.plan.actions import Plan, Step
 from reconciler.plan.estimate import kind_of
+from reconciler.plan.fingerprint import meaning_of
 
 KEPT_OPERATIONS = 50
 """Ended operations that stay in etcd; older ones are removed when a later one ends."""
@@ -37,6 +39,8 @@ AMOUNTS_EVERY_S = 2.0
 _AMOUNTS = re.compile(r"\d[\d,.]*")
 _BATCH = 100
 """Keys that are removed in one write; etcd allows 128 operations each."""
+ACTION_MAX = 2000
+"""Characters of an action in the audit."""
 KEPT_STEPS = 500
 """Steps that a head names one by one; of larger operations only counts and durations stay."""
 
@@ -211,7 +215,7 @@ class Journal:
         self.store.write(changes, self.lease)
 
     def intent(self, step: Step, at: datetime) -> None:
-        """Note that a step begins."""
+        """Note that a step begins, in the audit too."""
         self.numbers[step.id] = len(self.numbers)
         self.steps[step.id] = {
             "id": step.id,
@@ -220,7 +224,7 @@ class Journal:
             "state": "begun",
             "begunAt": at.isoformat(timespec="milliseconds"),
         }
-        self._write_step(step)
+        self._write_audited(step, at, "begun")
 
     def waits(self, step: Step, reason: str, at: datetime, until: datetime | None) -> None:
         """Note what a step waits for; another amount in it (``31 MB behind``) now and then.
@@ -238,8 +242,15 @@ class Journal:
         self.noted[step.id] = at
         self._write_step(step)
 
-    def outcome(self, step: Step, seconds: float, error: ReconcilerError | None = None) -> None:
-        """Note how a step ended."""
+    def outcome(
+        self,
+        step: Step,
+        seconds: float,
+        at: datetime,
+        error: ReconcilerError | None = None,
+        sql: tuple[str, ...] = (),
+    ) -> None:
+        """Note how a step ended, in the audit with the ``sql`` that it ran."""
         record = self.steps[step.id]
         for name in ("waits", "waitsSince", "waitsUntil"):
             record.pop(name, None)
@@ -247,7 +258,7 @@ class Journal:
         record["state"] = "failed" if error else "done"
         if error:
             record["error"] = f"{error.code} {error.subject}: {error.problem}"
-        self._write_step(step)
+        self._write_audited(step, at, record["state"], sql)
 
     def close(self, result: str, at: datetime, earlier: Operations) -> None:
         """Fold the steps into the head, and remove the oldest operations."""
@@ -266,8 +277,29 @@ class Journal:
             _delete(self.store, self.lease, [key for key, _ in used[:-KEPT_PLANS]])
 
     def _write_step(self, step: Step) -> None:
+        self.store.write(self._line(step), self.lease)
+
+    def _line(self, step: Step) -> dict[str, tuple[bytes | None, int | None]]:
         key = self._key(f"step/{self.numbers[step.id]:06}")
-        self.store.write({key: (_dump(self.steps[step.id]), None)}, self.lease)
+        return {key: (_dump(self.steps[step.id]), None)}
+
+    def _write_audited(
+        self, step: Step, at: datetime, outcome: str, sql: tuple[str, ...] = ()
+    ) -> None:
+        deed = Deed(
+            at=at,
+            actor=self.head["actor"],
+            what=step.id,
+            outcome=outcome,
+            text=step.text,
+            database=str(step.database),
+            revision=self.head["revision"],
+            plan=self.head["plan"],
+            action=repr(meaning_of(step.action))[:ACTION_MAX] if outcome == "begun" else "",
+            sql=sql,
+            error=self.steps[step.id].get("error", ""),
+        )
+        write_audited(self.store, self.lease, self._line(step), deed)
 
     def _key(self, rest: str) -> str:
         return f"{OPERATIONS}{self.id}/{rest}"

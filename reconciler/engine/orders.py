@@ -14,6 +14,7 @@ import json
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from reconciler.engine.audit import Deed, write_audited
 from reconciler.engine.ports import Store
 from reconciler.engine.records import ROOT, database_prefix
 from reconciler.model.access import Versioned
@@ -84,12 +85,14 @@ def suspend(store: Store, actor: str, database: DatabaseKey, reason: str, now: d
     """Leave a database alone until it is resumed; a second one replaces the reason."""
     since = now.isoformat(timespec="seconds")
     record = {"actor": actor, "since": since, "reason": reason}
-    _write(store, actor, suspension_key(database), dump_record(record))
+    deed = Deed(now, actor, "suspend", "ordered", reason, str(database))
+    _write(store, deed, suspension_key(database), dump_record(record))
 
 
-def resume(store: Store, actor: str, database: DatabaseKey) -> bool:
+def resume(store: Store, actor: str, database: DatabaseKey, now: datetime) -> bool:
     """End a suspension; False when there was none."""
-    return _remove(store, actor, suspension_key(database))
+    deed = Deed(now, actor, "resume", "ordered", database=str(database))
+    return _remove(store, deed, suspension_key(database))
 
 
 def approval(id_: str, actor: str, now: datetime, hours: float = HOURS) -> Approval:
@@ -104,12 +107,17 @@ def approve(store: Store, database: DatabaseKey, approval: Approval) -> None:
         "id": approval.id, "actor": approval.actor, "at": approval.at, "until": approval.until,
         "marks": sorted(approval.marks),
     }  # fmt: skip
-    _write(store, approval.actor, approval_key(database), dump_record(record))
+    deed = Deed(
+        datetime.fromisoformat(approval.at), approval.actor, "approve", "ordered",
+        f"until {approval.until}", str(database), plan=approval.id,
+    )  # fmt: skip
+    _write(store, deed, approval_key(database), dump_record(record))
 
 
-def withdraw(store: Store, actor: str, database: DatabaseKey) -> bool:
+def withdraw(store: Store, actor: str, database: DatabaseKey, now: datetime) -> bool:
     """Take an approval back; False when there was none."""
-    return _remove(store, actor, approval_key(database))
+    deed = Deed(now, actor, "withdraw approval", "ordered", database=str(database))
+    return _remove(store, deed, approval_key(database))
 
 
 def decode_suspension(item: Versioned) -> Suspension:
@@ -137,16 +145,16 @@ def approval_of(store: Store, database: DatabaseKey) -> Approval | None:
         return None
 
 
-def _write(store: Store, actor: str, key: str, value: bytes | None) -> None:
-    lease = store.acquire(_LEASE, actor, _LEASE_S)
+def _write(store: Store, deed: Deed, key: str, value: bytes | None) -> None:
+    lease = store.acquire(_LEASE, deed.actor, _LEASE_S)
     try:
-        store.write({key: (value, None)}, lease)
+        write_audited(store, lease, {key: (value, None)}, deed)
     finally:
         store.release(lease)
 
 
-def _remove(store: Store, actor: str, key: str) -> bool:
+def _remove(store: Store, deed: Deed, key: str) -> bool:
     if key not in store.read(key):
         return False
-    _write(store, actor, key, None)
+    _write(store, deed, key, None)
     return True

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from reconciler.diff.moving import holds_up
+from reconciler.engine.audit import Deed, write_audited
 from reconciler.engine.logbook import Logbook, decode_logbook, read_ended
 from reconciler.engine.ports import Store
 from reconciler.engine.problems import ShardInMove
@@ -126,13 +127,14 @@ def record_wish(world: World, id_: str, wish: Wish) -> Move:
     try:
         for _ in range(_TRIES - 1):
             with suppress(ConflictingWrite):
-                return _wished(world.eyes.store, lease, id_, wish)
-        return _wished(world.eyes.store, lease, id_, wish)
+                return _wished(world, lease, id_, wish)
+        return _wished(world, lease, id_, wish)
     finally:
         world.eyes.store.release(lease)
 
 
-def _wished(store: Store, lease: Lease, id_: str, wish: Wish) -> Move:
+def _wished(world: World, lease: Lease, id_: str, wish: Wish) -> Move:
+    store = world.eyes.store
     moves = moves_under_way(store)
     move = next((m for m in moves if m.id == id_), None)
     if move is None:
@@ -148,5 +150,9 @@ def _wished(store: Store, lease: Lease, id_: str, wish: Wish) -> Move:
         )
     wished = replace(move, wish=wish)
     key = moves_key(move.database, move.id)
-    store.write({key: (encode_move(wished), move.version)}, lease)
+    deed = Deed(
+        world.clock.now(), world.actor, f"operation {wish.value}", "ordered",
+        f"move {move.id} of {move.keys}", str(move.database),
+    )  # fmt: skip
+    write_audited(store, lease, {key: (encode_move(wished), move.version)}, deed)
     return wished

@@ -121,6 +121,9 @@ class _Kept:
     def __init__(self) -> None:
         self.written: list[dict[str, Any]] = []
 
+    def read(self, _: str) -> dict[str, Versioned]:
+        return {}
+
     def write(self, changes: dict[str, tuple[bytes | None, int | None]], lease: Lease) -> int:
         self.written += [json.loads(value) for value, _ in changes.values() if value]
         return 1
@@ -129,13 +132,15 @@ class _Kept:
 def test_what_a_step_waits_for_is_noted_since_when_and_its_amounts_now_and_then() -> None:
     kept, now = _Kept(), datetime(2026, 1, 1, tzinfo=UTC)
     journal = Journal(kept, Lease("k", 1, FencingToken(1)), "op-1")  # type: ignore[arg-type]
+    journal.head = {"actor": "kim", "revision": "r", "plan": "p"}
     one = Step("s", _SHOP, RemoveRecord(_SHOP), (), Risk.ONLINE, "go", "")
     journal.intent(one, now)
     for seconds, reason in ((1, "9 MB behind"), (2, "8 MB behind"), (4, "7 MB behind"), (5, "x")):
         journal.waits(one, reason, now + timedelta(seconds=seconds), None)
-    journal.outcome(one, 6.0)
+    journal.outcome(one, 6.0, now + timedelta(seconds=6))
 
-    told = [(record.get("waits"), record.get("waitsSince", "")[17:19]) for record in kept.written]
+    lines = [record for record in kept.written if "state" in record]
+    told = [(record.get("waits"), record.get("waitsSince", "")[17:19]) for record in lines]
     assert told == [
         (None, ""), ("9 MB behind", "01"), ("7 MB behind", "01"), ("x", "05"), (None, ""),
     ]  # fmt: skip

@@ -1,0 +1,76 @@
+"""``shardwright audit``: who changed what, and whether that record is whole."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from reconciler.cli.lazy import command
+from reconciler.cli.session import Session, output_option
+from reconciler.cli.terminal import style_for, write
+
+if TYPE_CHECKING:
+    from reconciler.engine.audit import Trail
+
+
+@command("audit")
+@click.argument("verb", type=click.Choice(["list", "export", "verify"]), default="list")
+@click.option("-n", "--last", type=click.IntRange(1), default=30, show_default=True,
+              help="With list: how many.")  # fmt: skip
+@click.option("--file", metavar="FILE", help="Read an export instead of etcd.")
+@output_option("text", "json")
+@click.pass_obj
+def audit(session: Session, verb: str, last: int, file: str | None, output: str) -> int:
+    """List, export or verify the audit: every step and order, each bound to the one before.
+
+    "audit export > FILE" keeps it elsewhere; "audit verify" finds an entry that was changed,
+    removed or moved, in etcd or with --file in an export, and exits 1.
+    """
+    import json
+
+    from reconciler.engine.audit import encode_trail, verify
+
+    trail = _trail(session, file)
+    if verb == "export":
+        sys.stdout.write(encode_trail(trail))
+    elif verb == "verify":
+        number = verify(trail)
+        until = f"; it begins after entry {trail.anchor[0]}" if trail.anchor[0] else ""
+        write(f"whole: {number} entries{until}")
+    elif output == "json":
+        write(json.dumps(list(trail.entries[-last:]), indent=2, ensure_ascii=False))
+    else:
+        _show(trail, last)
+    return 0
+
+
+def _trail(session: Session, file: str | None) -> Trail:
+    from reconciler.engine.audit import decode_trail, read_trail
+
+    if file:
+        from reconciler.cli.files import read_all
+        from reconciler.engine.snapshot import BYTES_MAX
+
+        return decode_trail(read_all(Path(file), BYTES_MAX).decode().splitlines(), file)
+    from reconciler.wiring import open_reading_world
+
+    return read_trail(open_reading_world(session.settings()).eyes.store)
+
+
+def _show(trail: Trail, last: int) -> None:
+    from reconciler.cli.table import table
+    from reconciler.model.desired import Revision
+
+    rows = [
+        (
+            str(entry["number"]), entry["at"][:19], entry["actor"].partition(" ")[0],
+            entry["what"], entry["outcome"], Revision(entry.get("revision", "")).short,
+            entry.get("error", "") or entry.get("text", ""),
+        )
+        for entry in trail.entries[-last:]
+    ]  # fmt: skip
+    head = ("NO", "AT", "ACTOR", "WHAT", "OUTCOME", "REVISION", "TEXT")
+    write(table(head, rows, style_for(sys.stdout)))

@@ -1,0 +1,220 @@
+"""The audit: every write, who made it and why, each entry bound to the one before by its hash.
+
+::
+
+    /shardwright/v1/audit/head         the last entry's number and hash
+    /shardwright/v1/audit/log/<number> an entry
+    /shardwright/v1/audit/anchor       number and hash of the last entry that was let go
+
+An entry is written in one transaction with what it tells of, against the head as it was read: two
+writers never fork the chain. What was let go is known by its hash, so that an export made before
+joins on. The chain shows a change, a removal and a reordering; it does not keep somebody who may
+write all of etcd from writing a new chain: compare exports for that.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from reconciler.engine.ports import Store
+from reconciler.engine.records import ROOT
+from reconciler.model.access import ConflictingWrite, Lease
+from reconciler.model.errors import ReconcilerError
+from reconciler.model.records import BROKEN, dump_record
+
+AUDIT = ROOT + "audit/"
+HEAD, ANCHOR, LOG = AUDIT + "head", AUDIT + "anchor", AUDIT + "log/"
+KEPT = 10_000
+"""Entries that stay in etcd; the oldest are let go a batch at a time."""
+BATCH = 50
+_TRIES = 100
+START = "0" * 64
+Changes = dict[str, tuple[bytes | None, int | None]]
+
+
+class AuditBroken(ReconcilerError):
+    """The audit's chain does not hold: an entry was changed, removed or moved, or its head was.
+
+    Everything before the place that is named is as it was written. Compare it with an earlier
+    `shardwright audit export`, and look who may write to etcd.
+    """
+
+    code = "AU101"
+
+
+class AuditContended(ReconcilerError):
+    """So many writers appended to the audit at once that one had no turn. Nothing was written."""
+
+    code = "AU102"
+    transient = True
+
+
+@dataclass(frozen=True, slots=True)
+class Deed:
+    """What is told: who, when, what of which database, by which plan and revision, how it ended.
+
+    ``what`` is a step's id or an order; ``text`` says it for people; ``sql`` are statements that
+    ran. ``outcome``: begun, done, failed or ordered.
+    """
+
+    at: datetime
+    actor: str
+    what: str
+    outcome: str
+    text: str = ""
+    database: str = ""
+    revision: str = ""
+    plan: str = ""
+    action: str = ""
+    sql: tuple[str, ...] = ()
+    error: str = ""
+
+
+def write_audited(store: Store, lease: Lease, changes: Changes, deed: Deed) -> int:
+    """Write changes and their entry in one transaction; return the new revision.
+
+    Raises what the store raises, and AuditContended.
+    """
+    for _ in range(_TRIES):
+        found = store.read(HEAD)
+        head = found.get(HEAD)
+        number, last = _head(head.value) if head else (0, START)
+        entry = _entry(deed, number + 1, last)
+        version = head.version if head else 0
+        extra: Changes = {
+            f"{LOG}{number + 1:012}": (dump_record(entry), 0),
+            HEAD: (dump_record({"number": number + 1, "hash": entry["hash"]}), version),
+        }
+        try:
+            revision = store.write(changes | extra, lease)
+        except ConflictingWrite as conflict:
+            if HEAD in str(conflict) or LOG in str(conflict):
+                continue
+            raise
+        if (number + 1) % BATCH == 0:
+            _let_go(store, lease, number + 1 - KEPT)
+        return revision
+    raise AuditContended("audit", "others were always quicker", remedy="try again")
+
+
+def _head(value: bytes) -> tuple[int, str]:
+    try:
+        data = json.loads(value)
+        return int(data["number"]), str(data["hash"])
+    except BROKEN as problem:
+        raise AuditBroken(f"etcd key {HEAD}", f"cannot be read: {problem}") from problem
+
+
+def _entry(deed: Deed, number: int, last: str) -> dict[str, Any]:
+    told = {
+        "number": number,
+        "at": deed.at.isoformat(timespec="milliseconds"),
+        "actor": deed.actor,
+        "database": deed.database,
+        "what": deed.what,
+        "outcome": deed.outcome,
+        "text": deed.text,
+        "revision": deed.revision,
+        "plan": deed.plan,
+        "action": deed.action,
+        "sql": list(deed.sql),
+        "error": deed.error,
+        "previous": last,
+    }
+    told = {key: value for key, value in told.items() if value not in ("", [])}
+    return {**told, "hash": hash_of(told)}
+
+
+def hash_of(entry: Mapping[str, Any]) -> str:
+    """Return an entry's hash: SHA-256 over its JSON with sorted keys, without ``hash`` itself."""
+    told = {key: value for key, value in entry.items() if key != "hash"}
+    text = json.dumps(told, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _let_go(store: Store, lease: Lease, until: int) -> None:
+    """Remove entries up to a number, a batch of them, and note the hash of the last."""
+    if until <= 0:
+        return
+    found = store.read(LOG)
+    old = [key for key in sorted(found) if int(key.removeprefix(LOG)) <= until][: 2 * BATCH]
+    if not old:
+        return
+    last = json.loads(found[old[-1]].value)
+    anchor = dump_record({"number": last["number"], "hash": last["hash"]})
+    store.write({**dict.fromkeys(old, (None, None)), ANCHOR: (anchor, None)}, lease)
+
+
+@dataclass(frozen=True, slots=True)
+class Trail:
+    """The audit as it was read: entries in order, and what it begins and ends with."""
+
+    entries: tuple[dict[str, Any], ...]
+    anchor: tuple[int, str] = (0, START)
+    head: tuple[int, str] | None = None
+
+
+def read_trail(store: Store) -> Trail:
+    """Read all that is kept. Raises AuditBroken for an entry that cannot be read."""
+    found = store.read(AUDIT)
+    entries = []
+    for key in sorted(k for k in found if k.startswith(LOG)):
+        try:
+            entries.append({**json.loads(found[key].value), "key": key.removeprefix(LOG)})
+        except BROKEN as problem:
+            raise AuditBroken(f"etcd key {key}", f"cannot be read: {problem}") from problem
+    anchor = _head(found[ANCHOR].value) if ANCHOR in found else (0, START)
+    return Trail(tuple(entries), anchor, _head(found[HEAD].value) if HEAD in found else None)
+
+
+def encode_trail(trail: Trail) -> str:
+    """Return an export: a line for what it begins with, one an entry, one for the head."""
+    head = trail.head or (0, START)
+    first = {"anchor": {"number": trail.anchor[0], "hash": trail.anchor[1]}}
+    last = {"head": {"number": head[0], "hash": head[1]}}
+    bare = ({k: v for k, v in entry.items() if k != "key"} for entry in trail.entries)
+    return "".join(
+        json.dumps(line, ensure_ascii=False, sort_keys=True) + "\n" for line in (first, *bare, last)
+    )
+
+
+def decode_trail(lines: Iterable[str], file: str) -> Trail:
+    """Read an export. Raises AuditBroken."""
+    try:
+        first, *rest = (json.loads(line) for line in lines if line.strip())
+        *entries, last = rest
+        ends = [(int(e["number"]), str(e["hash"])) for e in (first["anchor"], last["head"])]
+    except (*BROKEN, IndexError) as problem:
+        raise AuditBroken(file, f"is no whole export: {problem}") from None
+    return Trail(tuple(entries), ends[0], ends[1])
+
+
+def verify(trail: Trail) -> int:
+    """Return how many entries hold. Raises AuditBroken at the first that does not."""
+    number, last = trail.anchor
+    for entry in trail.entries:
+        number += 1
+        at = f"audit entry {entry.get('number', '?')}"
+        if entry.get("number") != number or int(entry.get("key", number)) != number:
+            raise AuditBroken(
+                at, f"stands where entry {number} should: one was removed or moved",
+                remedy="compare with an earlier export: shardwright audit export",
+            )  # fmt: skip
+        told = {key: value for key, value in entry.items() if key != "key"}
+        if entry.get("previous") != last or entry.get("hash") != hash_of(told):
+            raise AuditBroken(
+                at, "is not what was written: it, or the one before it, was changed",
+                remedy="compare with an earlier export: shardwright audit export",
+            )  # fmt: skip
+        last = entry["hash"]
+    if trail.head is not None and trail.head != (number, last):
+        raise AuditBroken(
+            "audit head", f"says that {trail.head[0]} entries were written, {number} are there",
+            remedy="entries at the end were removed; compare with an earlier export",
+        )  # fmt: skip
+    return len(trail.entries)

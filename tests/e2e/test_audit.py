@@ -1,0 +1,69 @@
+"""The audit on a real platform: every step, with its SQL; spoilt in etcd, it says where."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from reconciler.engine.audit import HEAD, LOG
+from tests.e2e.scene import Scene
+
+pytestmark = pytest.mark.platform
+
+
+def test_every_step_and_order_is_in_the_audit_and_a_change_in_etcd_is_found(
+    scene: Scene, tmp_path: Path
+) -> None:
+    call = scene.call
+    scene.write("shop")
+    scene.applied()
+    scene.write("shop", _002="ALTER TABLE customers ADD COLUMN note text; SELECT 1 / 0;")
+    assert scene.apply().failed
+    scene.write("shop", _002="ALTER TABLE customers ADD COLUMN note text;")
+    scene.applied()
+    assert call("suspend", "shop", "--reason", "audit").code == 0
+    assert call("resume", "shop").code == 0
+
+    entries = json.loads(call("audit", "list", "-n", "500", "-o", "json").out)
+    mine = [entry for entry in entries if entry["database"] == "shop"]
+    told = {(entry["what"].rpartition("/")[2], entry["outcome"]) for entry in mine}
+    assert {("guards", "begun"), ("guards", "done"), ("record", "done")} <= told
+    assert {("suspend", "ordered"), ("resume", "ordered")} <= told
+    (failed,) = [entry for entry in mine if entry["outcome"] == "failed"]
+    assert "division by zero" in failed["error"]
+    assert any("ALTER TABLE customers" in text for entry in mine for text in entry.get("sql", ()))
+    assert all(entry["actor"] and entry["at"] for entry in mine)
+    passwords = {scene.login("shop").superuser.password}
+    text = json.dumps(entries)
+    assert not any(password in text for password in passwords)
+    assert "SCRAM-SHA-256$" not in text
+    begun = {e["what"] for e in mine if e["outcome"] == "begun"}
+    ended = {e["what"] for e in mine if e["outcome"] in ("done", "failed")}
+    assert begun == ended
+
+    export = tmp_path / "audit.jsonl"
+    export.write_text(call("audit", "export").out)
+    assert "whole:" in call("audit", "verify").out
+    assert "whole:" in call("audit", "verify", "--file", str(export)).out
+    listed = call("audit", "list").out
+    assert "suspend" in listed
+
+    # Somebody with rights at etcd changes one entry in the middle.
+    number = mine[2]["number"]
+    key = f"{LOG}{number:012}"
+    stored = {k: v for k, v in mine[2].items() if k != "key"}
+    scene.etcd_put(key, json.dumps({**stored, "actor": "nobody"}).encode())
+    ended_call = call("audit", "verify")
+    assert ended_call.code == 1
+    assert "AU101" in ended_call.told()
+    assert f"audit entry {number}" in ended_call.told()
+    scene.etcd_put(key, json.dumps(stored, separators=(",", ":")).encode())
+    assert "whole:" in call("audit", "verify").out
+
+    # A line of the export is taken out.
+    lines = export.read_text().splitlines(keepends=True)
+    export.write_text("".join(lines[:3] + lines[4:]))
+    assert "AU101" in call("audit", "verify", "--file", str(export)).told()
+    assert HEAD in scene.world().eyes.store.read(HEAD)
