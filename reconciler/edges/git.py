@@ -352,6 +352,8 @@ def _reach_remedy(text: str) -> str:
     lowered = text.lower()
     if "could not read username" in lowered or "authentication" in lowered:
         return "give git a credential helper, GIT_ASKPASS, or an SSH key"
+    if "host key" in lowered:
+        return "add the server's key to known_hosts, once you made sure that it is the server's"
     if "permission denied (publickey" in lowered:
         return "load the key into the SSH agent, or set GIT_SSH_COMMAND"
     return "check the address and that this machine may read it"

@@ -13,6 +13,9 @@ _KEPT_SETTINGS = r"^(credential|http|url|ssh)\.|^core\.sshcommand$"
 """Settings of the user that reaching a repository may need; all others stay out."""
 
 
+_WRONG = ("fatal:", "error:", "remote:", "ssh:")
+_SSH_WRONG = ("Permission denied (", "Host key verification failed", "host key is known for")
+"""What ssh says without its name in front; git itself then only says that it could not read."""
 _OWN_SETTINGS = (
     '[safe]\n\tdirectory = "*"\n'  # a server's repository belongs to its own user
     "[core]\n\thooksPath = /dev/null\n\tfsmonitor = false\n"
@@ -101,7 +104,7 @@ def run_git_command(
 def _reason(errors: bytes) -> str:
     """Return what git says is wrong, without its advice."""
     said = [line.strip() for line in errors.decode("utf-8", "replace").splitlines() if line.strip()]
-    wrong = [s for s in said if s.startswith(("fatal:", "error:", "remote:", "ssh:"))]
+    wrong = [s for s in said if s.startswith(_WRONG) or any(words in s for words in _SSH_WRONG)]
     return "; ".join((wrong or said)[:3])
 
 
