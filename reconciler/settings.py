@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from reconciler.spec.manifest_other import Source as WrittenSource
 
 ENVIRONMENT_PREFIX = "SHARDWRIGHT_"
+SEMVER = "semver:"
+"""What the reference of a source begins with that is a range of versions."""
 
 
 class SettingInvalid(ReconcilerError):
@@ -44,7 +46,7 @@ class Source:
 
     ``ref`` is a full name (``refs/heads/main``) or a commit, empty for the default branch.
     ``webhook``: a push event triggers a look; ``keys``: a file of the signers of its commits, empty
-    when they need no signature.
+    when they need no signature. ``holds_rewrites``: a branch has to follow on what is in force.
     """
 
     path: str
@@ -52,6 +54,7 @@ class Source:
     ref: str = ""
     webhook: bool = False
     keys: str = ""
+    holds_rewrites: bool = False
 
     def __str__(self) -> str:
         if not self.git:
@@ -220,6 +223,8 @@ def source_of(source: WrittenSource, folder: Path) -> Source:
     ref = git.commit or ""
     for kind, name in (("heads", git.branch), ("tags", git.tag)):
         ref = f"refs/{kind}/{name}" if name else ref
+    if git.semver:
+        ref = f"{SEMVER}{git.semver}"
     url = str(folder / git.url) if git.url.startswith(".") else git.url
     keys = str(folder / git.verify.keys) if git.verify is not UNSET else ""
-    return Source(git.path, url, ref, git.webhook, keys)
+    return Source(git.path, url, ref, git.webhook, keys, git.on_rewrite == "hold")

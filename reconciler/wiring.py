@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from reconciler.engine.loop import World
 from reconciler.engine.observe import Eyes
+from reconciler.settings import SEMVER
 
 if TYPE_CHECKING:
     from reconciler.edges.etcd_gateway import EtcdTimeouts
@@ -113,7 +114,7 @@ def local_platform(settings: Settings) -> LocalPlatform:
 
 def fetch(request: SourceRequest) -> Documents:
     """Read the specs that a call asks for, at one revision. Raises SO errors."""
-    from reconciler.edges.git import work_tree_revision
+    from reconciler.edges.git_revision import work_tree_revision
 
     if request.git:
         from reconciler.edges.git import read_repository
@@ -124,16 +125,19 @@ def fetch(request: SourceRequest) -> Documents:
     return read_folder(request.path, revision_of=work_tree_revision)
 
 
-def fetch_news(request: SourceRequest, known: str, *, mounted: bool = False) -> Documents | None:
+def fetch_news(
+    request: SourceRequest, known: str, *, mounted: bool = False, standing: str = ""
+) -> Documents | None:
     """Read a source for the daemon; None when it is still at the revision that is known.
 
     Folders are known by their contents, whatever Git says of them; a mounted ConfigMap is read
-    whole from one of its states. Raises SO errors.
+    whole from one of its states. ``standing`` is the revision in force that a branch has to follow
+    on, empty when it need not. Raises SO errors.
     """
     if request.git:
         from reconciler.edges.git import read_news
 
-        return read_news(*_repository(request), known, keys=_keys(request))
+        return read_news(*_repository(request), known, keys=_keys(request), standing=standing)
     from reconciler.edges.configmaps import read_mounted
     from reconciler.edges.folder import read_folder
 
@@ -153,6 +157,8 @@ def _repository(request: SourceRequest) -> tuple[GitAddress, GitReference, str, 
     reference = GitReference("any", request.ref) if request.ref else GitReference()
     if request.ref.startswith("refs/heads/"):
         reference = GitReference("branch", request.ref.removeprefix("refs/heads/"))
+    elif request.ref.startswith(SEMVER):
+        reference = GitReference("semver", request.ref.removeprefix(SEMVER))
     elif request.ref.startswith("refs/tags/"):
         reference = GitReference("tag", request.ref.removeprefix("refs/tags/"))
     cache = GitCache(cache_folder() / "git")

@@ -10,7 +10,7 @@ from msgspec import UNSET, UnsetType
 
 from reconciler.engine.saved import SourceRequest
 from reconciler.model.errors import Position, ReconcilerError
-from reconciler.settings import read_config, source_of
+from reconciler.settings import SEMVER, read_config, source_of
 from reconciler.spec.manifest_other import ReconcilerConfig
 from reconciler.spec.manifest_other import Source as WrittenSource
 from reconciler.spec.quantities import duration_ms
@@ -51,7 +51,8 @@ class FollowedSource:
     """One source: what to read, how often (seconds), and how to notice changes sooner.
 
     ``watch``: a folder to watch, empty for Git. ``mounted``: it is the mount of a ConfigMap.
-    ``hears``: push events of its forge make it look at once.
+    ``hears``: push events of its forge make it look at once. ``holds_rewrites``: what does not
+    follow on the revision in force is quarantined.
     """
 
     name: str
@@ -60,6 +61,7 @@ class FollowedSource:
     watch: str = ""
     mounted: bool = False
     hears: bool = False
+    holds_rewrites: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +132,10 @@ def _followed(written: WrittenSource, folder: Path) -> FollowedSource:
     if source.git:
         git = written.git
         interval = _seconds(git.interval if git is not UNSET else UNSET, GIT_S)
-        return FollowedSource(str(source), request, interval, hears=source.webhook)
+        return FollowedSource(
+            str(source), request, interval, hears=source.webhook,
+            holds_rewrites=source.holds_rewrites and not source.ref.startswith(SEMVER),
+        )  # fmt: skip
     mounted = written.config_map is not UNSET
     return FollowedSource(source.path, request, FOLDER_INTERVAL_S, source.path, mounted)
 

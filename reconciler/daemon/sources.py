@@ -68,7 +68,10 @@ class Follower:
         try:
             # A commit in doubt is looked at again: the file of believed keys may have changed.
             known = "" if _doubted(before) else before.attempted
-            documents = wiring.fetch_news(self.source.request, known, mounted=self.source.mounted)
+            standing = before.revision if self.source.holds_rewrites else ""
+            documents = wiring.fetch_news(
+                self.source.request, known, mounted=self.source.mounted, standing=standing
+            )
             if documents is not None:
                 after = take(before, documents)
                 if not _doubted(before) or _told_as(after) != _told_as(before):

@@ -9,7 +9,6 @@ command, never through its arguments, and never into a message.
 from __future__ import annotations
 
 import fcntl
-import posixpath
 import re
 import shutil
 import time
@@ -22,9 +21,11 @@ from pathlib import Path
 from typing import Literal, TextIO
 
 from reconciler.edges.git_address import SCHEMES, USER_INFO, GitAddress
-from reconciler.edges.git_command import GitFailed, GitMissing, run_git_command, write_settings
+from reconciler.edges.git_command import GitFailed, run_git_command, write_settings
+from reconciler.edges.git_revision import revision_of
 from reconciler.edges.git_signatures import disbelieved
 from reconciler.edges.git_tree import Tree, TreeLimits, path_inside, read_tree
+from reconciler.edges.git_versions import newest
 from reconciler.model.desired import Revision
 from reconciler.model.errors import ReconcilerError
 from reconciler.spec.documents import APPROVAL_TRAILER, Documents
@@ -45,6 +46,16 @@ class GitUnreachable(ReconcilerError):
 
     code = "SO103"
     transient = True
+
+
+class HistoryRewritten(ReconcilerError):
+    """A branch was force-pushed: its head does not follow on the revision in force.
+
+    What was reviewed and applied may be gone from its history, so nothing of it is taken up by
+    itself. `onRewrite: follow` at the source lets any head of the branch count.
+    """
+
+    code = "SO142"
 
 
 class GitCacheUnusable(ReconcilerError):
@@ -72,9 +83,12 @@ _HELPER = (
 
 @dataclass(frozen=True, slots=True)
 class GitReference:
-    """Which state: a branch, a tag, a commit, ``any`` of these by name, or the default branch."""
+    """Which state: a branch, a tag, a commit, ``any`` of these by name, or the default branch.
 
-    kind: Literal["default", "branch", "tag", "commit", "any"] = "default"
+    ``semver``: the newest tag of the range of versions that ``name`` is.
+    """
+
+    kind: Literal["default", "branch", "tag", "commit", "any", "semver"] = "default"
     name: str = ""
 
 
@@ -193,6 +207,17 @@ class GitRepository:
         except GitFailed as failed:
             raise _unusable(self.home.parent, failed) from None
 
+    def descends(self, commit: str, standing: str) -> bool:
+        """Tell whether a commit follows on a revision in force; of an unknown one, it does."""
+        before = Revision(standing).content.partition(":")[2]
+        if not self._has(before):
+            return True
+        try:
+            self.git("merge-base", "--is-ancestor", before, commit)
+        except GitFailed:
+            return False
+        return True
+
     def approvals(self, commit: str) -> tuple[str, ...]:
         """Return the approvals in a commit's trailers."""
         wanted = f"--format=%(trailers:key={APPROVAL_TRAILER},valueonly,separator=%x20)"
@@ -214,6 +239,12 @@ class GitRepository:
             return "", ""
         if reference.kind == "default":
             return self._default_branch()
+        if reference.kind == "semver":
+            refs = self._remote_refs("refs/tags/*")
+            tags = [name for name in refs if not name.endswith("^{}")]
+            tag = newest([name.removeprefix("refs/tags/") for name in tags], reference.name)
+            name = f"refs/tags/{tag}"
+            return name, refs.get(f"{name}^{{}}", refs[name])
         wanted = {
             "branch": [f"refs/heads/{reference.name}"],
             "tag": [f"refs/tags/{reference.name}"],
@@ -329,8 +360,12 @@ def read_news(
     known: str,
     limits: TreeLimits | None = None,
     keys: Path | None = None,
+    standing: str = "",
 ) -> Documents | None:
-    """Read as ``read_repository`` does, or return None at once at the revision that is known."""
+    """Read as ``read_repository`` does, or return None at once at the revision that is known.
+
+    ``standing`` is the revision in force: what does not descend from it is handed on as a problem.
+    """
     inside = path_inside(path)
     with cache.repository(address) as repository:
         try:
@@ -344,8 +379,18 @@ def read_news(
         if keys is not None:
             doubt = disbelieved(repository.home, commit, keys, revision)
             files, problems = ((), (doubt,)) if doubt else (files, problems)
+        if standing and not problems and not repository.descends(commit, standing):
+            files, problems = (), (_rewritten(name, commit, standing),)
     source = f"{address.shown}//{inside}" if inside else address.shown
     return Documents(source, revision, files, problems=problems, approved=approved)
+
+
+def _rewritten(name: str, commit: str, standing: str) -> HistoryRewritten:
+    short = revision_of(name, commit).short
+    return HistoryRewritten(
+        f"revision {short}", f"does not follow on {Revision(standing).short}, which is in force",
+        remedy="push what follows on it, or say onRewrite: follow at the source",
+    )  # fmt: skip
 
 
 def _reach_remedy(text: str) -> str:
@@ -357,42 +402,3 @@ def _reach_remedy(text: str) -> str:
     if "permission denied (publickey" in lowered:
         return "load the key into the SSH agent, or set GIT_SSH_COMMAND"
     return "check the address and that this machine may read it"
-
-
-def work_tree_revision(path: Path) -> Revision | None:
-    """Return the commit that a path's work tree stands on, and whether the path differs from it.
-
-    None when the path is in no work tree, git is missing or refuses (a tree of another user), or
-    there is no commit yet. Files that git ignores but specs are read from count as uncommitted.
-    """
-    folder = path if path.is_dir() else path.parent
-    base = ["-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null", "-C", str(folder)]
-    try:
-        head = (
-            run_git_command([*base, "rev-parse", "HEAD", "--abbrev-ref", "HEAD"], {}, 10.0)
-            .decode()
-            .split()
-        )
-        status = run_git_command(
-            [*base, "status", "--porcelain", "-z", "--ignored=matching", "--", str(path.resolve())],
-            {},
-            GIT_TIMEOUT_S,
-        )
-    except (GitFailed, GitMissing):
-        return None
-    entries = [e for e in status.decode("utf-8", "replace").split("\0") if e]
-    changed = any(not e.startswith("!! ") or _may_hold_specs(e) for e in entries)
-    return revision_of(head[1] if len(head) > 1 else "HEAD", head[0], uncommitted=changed)
-
-
-def _may_hold_specs(entry: str) -> bool:
-    name = posixpath.basename(entry.rstrip("/"))
-    return entry.lower().endswith((".yaml", ".yml", ".json", ".sql")) or (
-        entry.endswith("/") and not name.startswith(".")
-    )
-
-
-def revision_of(name: str, commit: str, *, uncommitted: bool = False) -> Revision:
-    """Return ``main@sha1:4f2a…``."""
-    algorithm = "sha1" if len(commit) == 40 else "sha256"
-    return Revision(f"{name}@{algorithm}:{commit}", uncommitted)

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from reconciler.edges.git import revision_of
 from reconciler.edges.git_command import GitFailed, run_git_command
+from reconciler.edges.git_revision import revision_of
 from reconciler.edges.git_tree import TreeLimits, path_inside, read_tree
 from reconciler.model.errors import ReconcilerError
 from reconciler.spec.documents import Documents

@@ -101,6 +101,17 @@ class GitSource(Part, frozen=True, kw_only=True):
     commit: Annotated[str | UnsetType, Meta(description="Commit to read, instead of a branch.")] = (
         UNSET
     )
+    semver: Annotated[
+        str | UnsetType,
+        Meta(description='Newest tag in a range of versions, instead of a branch: ">=1.2 <2".'),
+    ] = UNSET
+    on_rewrite: Annotated[
+        Literal["hold", "follow"],
+        Meta(
+            description="What follows when the branch was force-pushed: hold keeps the revision in "
+            "force until the branch follows on it again, follow takes any head."
+        ),
+    ] = "hold"
     path: Annotated[str, Meta(description="Folder or file in the repository.")] = "."
     interval: Annotated[
         Duration | UnsetType, Meta(description="How often it is asked for news. Default 60s.")

@@ -17,7 +17,7 @@ from reconciler.edges.folder import (
     SourceTooLarge,
     read_folder,
 )
-from reconciler.edges.git import work_tree_revision
+from reconciler.edges.git_revision import work_tree_revision
 
 
 @pytest.fixture
