@@ -50,6 +50,7 @@ from reconciler.model.names import DatabaseKey
 from reconciler.model.observed import Catalog, ObservedShard
 from reconciler.model.statements import noting
 from reconciler.plan.actions import CloseMove, MoveKeyRange, Step
+from reconciler.plan.blast import bounded
 from reconciler.plan.graph import behind
 from reconciler.plan.planner import make_plan
 from reconciler.policy.check import prepare_plan_check
@@ -95,6 +96,7 @@ class Applier:
         self._telling = threading.Lock()
         self._said: dict[str, list[str]] = {}
         self._lost: ReconcilerError | None = None
+        self._limits = {d.key: d.rollout for d in outlook.loaded.desired.databases}
         self._check = prepare_plan_check(outlook.policies, outlook.loaded.desired, outlook.plan)
 
     def run(self) -> ApplyEnded:
@@ -255,24 +257,30 @@ class Applier:
         with ThreadPoolExecutor(self._world.settings.parallel) as pool:
             while True:
                 free = self._world.settings.parallel - len(progress.running)
-                for step in [] if self._stop.is_set() else self._next(progress)[:free]:
+                begun = [] if self._stop.is_set() else self._next(progress)[:free]
+                for step in begun:
                     del progress.open[step.id]
                     if self._begin(step, progress, journal):
                         future = pool.submit(self._perform, hands, step, journal)
                         progress.running[future] = step
                 if not progress.running:
-                    break
+                    if not begun:
+                        break
+                    continue  # a policy refused them all: others may have their place
                 ended, _ = wait(progress.running, return_when=FIRST_COMPLETED)
                 for future in ended:
                     self._take(future, progress.running.pop(future), progress, journal)
         progress.left |= progress.open.keys()
 
     def _next(self, progress: _Progress) -> list[Step]:
-        """Return the steps that may begin now; of moves no more than the settings allow."""
+        """Return the steps that may begin now: of moves no more than the settings allow, and of
+        each database no more than its roll-out does.
+        """
         running = sum(isinstance(s.action, MoveKeyRange) for s in progress.running.values())
         moves = [s for s in progress.ready() if isinstance(s.action, MoveKeyRange)]
         wait = moves[max(self._world.settings.moves_parallel - running, 0) :]
-        return [step for step in progress.ready() if step not in wait]
+        free = [step for step in progress.ready() if step not in wait]
+        return bounded(free, progress.running.values(), self._limits)
 
     def _begin(self, step: Step, progress: _Progress, journal: Journal) -> bool:
         """Ask the policies and note the intent; return False when the step must not run."""

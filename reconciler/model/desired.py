@@ -148,6 +148,17 @@ class DriftPolicy(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Rollout:
+    """How much of a database is changed at once; None: as much as the settings allow.
+
+    ``shards_max`` bounds the shards under change, ``bytes_max`` the data of moves under way.
+    """
+
+    shards_max: int | None = None
+    bytes_max: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Database:
     """One sharded database as the specs want it.
 
@@ -171,6 +182,7 @@ class Database:
     suspend: bool = False
     auto_apply: AutoApply = field(default_factory=AutoApply)
     drift_policy: DriftPolicy = DriftPolicy.CORRECT
+    rollout: Rollout = field(default_factory=Rollout)
     digest: str = ""
 
     def blueprint(self, shard: Shard, scope: Scope) -> ShardBlueprint:

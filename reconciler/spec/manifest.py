@@ -280,6 +280,22 @@ class AutoApplySpec(Part, frozen=True, kw_only=True):
     )
 
 
+class RolloutSpec(Part, frozen=True, kw_only=True):
+    """How much is changed at once; restarts and schema files go shard by shard anyway."""
+
+    shards_max: Annotated[
+        Annotated[int, Meta(ge=1, le=4096)] | UnsetType,
+        Meta(description="Most shards under change at once. No limit if left out."),
+    ] = UNSET
+    bytes_max: Annotated[
+        Size | UnsetType,
+        Meta(
+            description="Most data that moves at once, such as 50Gi; a move of more goes alone. "
+            "No limit if left out."
+        ),
+    ] = UNSET
+
+
 class DatabaseSpec(Part, frozen=True, kw_only=True):
     """What the database should be."""
 
@@ -325,6 +341,9 @@ class DatabaseSpec(Part, frozen=True, kw_only=True):
             "only report it."
         ),
     ] = "correct"
+    rollout: Annotated[RolloutSpec, Meta(description="How much is changed at once.")] = field(
+        default_factory=RolloutSpec
+    )
 
 
 class ShardedDatabase(Part, frozen=True, kw_only=True):

@@ -23,7 +23,7 @@ def test_an_unknown_field_is_named_with_its_neighbour() -> None:
     assert spoilt("  deletion: protected", "  zzz: 1") == [
         'SP020 a.yaml:19:3  spec: there is no field "zzz"\n      try: its fields are postgres, '
         "schema, sharding, defaults, shards, moved, resharding, deletion, suspend, autoApply, "
-        "driftPolicy"
+        "driftPolicy, rollout"
     ]
 
 
