@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 @output_option("text", "json")
 @click.pass_obj
 def audit(session: Session, verb: str, last: int, file: str | None, output: str) -> int:
-    """List, export or verify the audit: every step and order, each bound to the one before.
+    """Show who changed what; verify that it is whole.
+
+    Every step and order is an entry that is bound to the one before.
 
     "audit export > FILE" keeps it elsewhere; "audit verify" finds an entry that was changed,
     removed or moved, in etcd or with --file in an export, and exits 1.

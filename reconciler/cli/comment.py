@@ -46,7 +46,9 @@ def comment(
     session: Session, forge: str, request: str, commit: str | None, outcome: int,
     file: TextIO,
 ) -> int:  # fmt: skip
-    """Post FILE, written by "plan -o markdown", on a pull request.
+    """Say a plan on its pull request.
+
+    FILE is written by "plan -o markdown".
 
     The comment is found again by its hidden first line, and edited. Where and as whom is in the
     runner's variables: GITHUB_API_URL, GITHUB_REPOSITORY and GITHUB_TOKEN, also at Gitea;

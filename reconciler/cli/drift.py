@@ -26,7 +26,9 @@ DRIFT = 3
 def drift(
     session: Session, database: str | None, where: Where, detailed_exitcode: bool, output: str
 ) -> int:
-    """Show what changed without its spec, and change nothing.
+    """Show what changed without its spec.
+
+    Nothing is changed.
 
     Each difference is pending (the spec moved since it was applied), drift (the world moved), or
     another owner's; only drift is shown, as the steps that would correct it. Nothing can be written

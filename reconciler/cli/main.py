@@ -28,7 +28,7 @@ COMMANDS = {
         ("Specs", "validate", "validate:validate", "Check specs and policies."),
         ("Specs", "plan", "plan:plan", "Show what would be done, and change nothing."),
         ("Specs", "apply", "apply:apply", "Do what a plan says."),
-        ("Specs", "drift", "drift:drift", "Show what changed without its spec; cannot write."),
+        ("Specs", "drift", "drift:drift", "Show what changed without its spec."),
         ("Specs", "diff", "diff:diff", "Show the fields that differ; exit 0, 1, or above 1."),
         ("Specs", "state", "state:state", "Export what is observed, for plans elsewhere."),
         ("Specs", "comment", "comment:comment", "Say a plan on its pull request."),

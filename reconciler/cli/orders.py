@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @click.option("--reason", default="", help="Why, for whoever asks.")
 @click.pass_obj
 def suspend(session: Session, database: str, reason: str) -> int:
-    """Leave DATABASE alone until it is resumed.
+    """Leave a database alone until it is resumed.
 
     Nothing of it is begun any more, by the daemon, plan or apply; what runs ends (a move: pause it
     with "operation pause"). Its shards go on serving.
@@ -39,7 +39,10 @@ def suspend(session: Session, database: str, reason: str) -> int:
 @click.argument("database")
 @click.pass_obj
 def resume(session: Session, database: str) -> int:
-    """Go on with DATABASE; what waited is planned again."""
+    """Go on with a suspended database.
+
+    What waited is planned again.
+    """
     from reconciler.engine import orders
 
     world, key = _known(session, database)

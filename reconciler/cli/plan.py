@@ -63,9 +63,7 @@ def plan(
         outlook, aside = _outlook(session, where, base or "", head, state or "")
     except ProblemsFound as found:
         if output in FORMS:
-            write_notes(
-                of_problems(found.problems), output, f"{len(found.problems)} problems found"
-            )
+            write_notes(of_problems(found.problems), output, found.problem)
         raise
     report = report_of(outlook, settings, Path(out).name if out else "")
     if out:

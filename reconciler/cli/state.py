@@ -16,7 +16,9 @@ from reconciler.cli.session import Session
 @click.option("-o", "--out", metavar="FILE", help="Where to write it [stdout].")
 @click.pass_obj
 def state(session: Session, verb: str, out: str | None) -> int:
-    """Export what is observed: "state export -o FILE", for "plan --state FILE".
+    """Export what is observed, for plans elsewhere.
+
+    "state export -o FILE" writes it for "plan --state FILE".
 
     A check of a pull request can plan against it where the live system cannot be reached. It holds
     names, addresses, sizes and settings, and no secret. Exit 1 when something did not answer: it is

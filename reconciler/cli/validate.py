@@ -37,8 +37,10 @@ def validate(session: Session, where: Where, output: str, quiet: bool) -> int:
     if output == "json":
         _write_json(documents, loaded, problems)
     elif output in FORMS:
+        from reconciler.model.errors import ProblemsFound
+
         notes = (*of_problems(problems), *of_problems(warnings, Level.WARNING))
-        line = f"{len(problems)} problems found" if problems else "valid"
+        line = ProblemsFound(problems).problem if problems else "valid"
         write(render_notes(notes, output, line))
     else:
         from reconciler.cli.errors import tell, tell_error

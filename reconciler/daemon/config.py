@@ -15,7 +15,7 @@ from reconciler.spec.manifest_other import ReconcilerConfig
 from reconciler.spec.manifest_other import Source as WrittenSource
 from reconciler.spec.quantities import duration_ms
 
-FOLDER_INTERVAL_S = 10.0
+FOLDER_INTERVAL_S = 30.0
 """How often a folder is read whole even when nothing was heard of a change."""
 
 GIT_S = 60.0

@@ -60,7 +60,8 @@ class ProblemsFound(ReconcilerError):
     code = "SP000"
 
     def __init__(self, problems: tuple[ReconcilerError, ...]) -> None:
-        super().__init__("sources", f"{len(problems)} problems found")
+        count = len(problems)
+        super().__init__("sources", f"{count} problem{'' if count == 1 else 's'} found")
         self.problems = tuple(sorted(problems, key=_by_place))
 
 

@@ -96,8 +96,8 @@ def _never(waits: Asked) -> str:
 
 
 def _asks(key: DatabaseKey, waits: Asked) -> str:
-    more = len(waits.titles) - 3
-    what = "; ".join(waits.titles[:3]) + (f" and {more} more" if more > 0 else "")
+    more = len(waits.titles) - 1
+    what = waits.titles[0] + (f" and {more} more" if more > 0 else "")
     return (
         f"the daemon asks before it does this: {what}. Approve: `shardwright approve {key.name}"
         f" --plan {waits.id}`, or `{APPROVAL_TRAILER}: {waits.id}` in the commit"

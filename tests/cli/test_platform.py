@@ -82,7 +82,7 @@ def test_a_saved_plan_is_private_applied_once_and_refused_when_stale(platform: C
     operation = back.json["operation"]
     assert operation["result"] == "done"
     assert {step["state"] for step in operation["steps"]} == {"done"}
-    assert [s["id"] for s in operation["steps"]] == [s["id"] for s in back.json["plan"]["steps"]]
+    assert {s["id"] for s in operation["steps"]} == {s["id"] for s in back.json["plan"]["steps"]}
     assert operation["id"] == platform("history", "-o", "json").json[0]["name"]
     assert platform("apply", "-f", "specs", "--yes", "-o", "json").json["operation"] is None
 

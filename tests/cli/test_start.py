@@ -48,7 +48,7 @@ def test_completion_completes_commands_and_choices(call: Caller) -> None:
         ).out
 
     assert complete("shardwright pl", 1).split() == ["plain,plan", "plain,platform"]
-    assert complete("shardwright plan -o j", 3).split() == ["plain,json"]
+    assert complete("shardwright plan -o js", 3).split() == ["plain,json"]
     assert complete("shardwright platform d", 2).split() == ["plain,down", "plain,destroy"]
 
 
