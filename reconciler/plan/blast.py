@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
 from reconciler.model.desired import Rollout
 from reconciler.model.names import DatabaseKey, ShardName
@@ -16,37 +17,53 @@ def bounded(
 
     A database without an entry in ``limits`` has none. What alone is more than a limit (a move of
     more bytes, or of a size that nobody knows) begins when nothing else of its kind runs: a limit
-    bounds what happens at once, and forbids nothing.
+    bounds what happens at once, and forbids nothing. Linear in the steps.
     """
-    taken = list(running)
+    loads: dict[DatabaseKey, _Load] = {}
+    for step in running:
+        loads.setdefault(step.database, _Load()).add(step)
     begun: list[Step] = []
     for step in ready:
-        if _fits(step, taken, limits.get(step.database)):
-            taken.append(step)
+        load = loads.setdefault(step.database, _Load())
+        if load.has_room(step, limits.get(step.database, _FREE)):
+            load.add(step)
             begun.append(step)
     return begun
 
 
-def _fits(step: Step, taken: list[Step], limits: Rollout | None) -> bool:
-    if limits is None:
-        return True
-    mine = [other for other in taken if other.database == step.database]
-    if isinstance(step.action, MoveKeyRange):
-        moves = [other.action for other in mine if isinstance(other.action, MoveKeyRange)]
-        if limits.bytes_max is None or not moves:
+_FREE = Rollout()
+
+
+@dataclass(slots=True)
+class _Load:
+    """What is under way in one database. ``moved`` None: moves of which a size is unknown."""
+
+    shards: set[ShardName] = field(default_factory=set)
+    moves: int = 0
+    moved: int | None = 0
+
+    def has_room(self, step: Step, limits: Rollout) -> bool:
+        """Say whether a step may begin beside this."""
+        if isinstance(step.action, MoveKeyRange):
+            if limits.bytes_max is None or not self.moves:
+                return True
+            moved = _sum(self.moved, _bytes(step.action))
+            return moved is not None and moved <= limits.bytes_max
+        if step.shard is None or limits.shards_max is None:
             return True
-        sizes = [_bytes(move) for move in (*moves, step.action)]
-        known = [size for size in sizes if size is not None]
-        return len(known) == len(sizes) and sum(known) <= limits.bytes_max
-    if step.shard is None or limits.shards_max is None:
-        return True
-    touched = {shard for other in mine if (shard := _touched(other)) is not None}
-    return step.shard in touched or len(touched) < limits.shards_max
+        return step.shard in self.shards or len(self.shards) < limits.shards_max
+
+    def add(self, step: Step) -> None:
+        """Count a step in: a move by its bytes, any other by its shard."""
+        if isinstance(step.action, MoveKeyRange):
+            self.moves += 1
+            self.moved = _sum(self.moved, _bytes(step.action))
+        elif step.shard is not None:
+            self.shards.add(step.shard)
 
 
-def _touched(step: Step) -> ShardName | None:
-    """Return the shard that a step changes; moves are bounded by their bytes."""
-    return None if isinstance(step.action, MoveKeyRange) else step.shard
+def _sum(one: int | None, other: int | None) -> int | None:
+    return None if one is None or other is None else one + other
 
 
 def _bytes(move: MoveKeyRange) -> int | None:
