@@ -68,7 +68,14 @@ class Clone:
         self.git("commit", "-q", "-m", message)
         there = self.url.replace("https://", f"https://{USER}:{PASSWORD}@")
         self.git("push", "-q", there, f"HEAD:{branch}")
-        return self.git("rev-parse", "HEAD")
+        commit = self.git("rev-parse", "HEAD")
+        # Gitea takes a push up in the background: its API may not know the branch yet.
+        wait_for(lambda: self._head(branch) == commit, "the forge knows the branch", 60)
+        return commit
+
+    def _head(self, branch: str) -> str:
+        found = self.forge.api("GET", f"repos/{USER}/{self.name}/branches")
+        return next((str(b["commit"]["id"]) for b in found or () if b["name"] == branch), "")
 
 
 def _repository(forge: Forge, folder: Path, name: str, *, private: bool = False) -> Clone:
