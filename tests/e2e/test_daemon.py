@@ -227,4 +227,9 @@ def test_its_own_configuration_is_reloaded_and_the_last_good_one_stays(world: Wo
     assert scene.call("run").code == 1  # no source is named
     unverified = good.replace("interval: 1s", 'interval: 1s, verify: {keys: "signers"}')
     world.config.write_text(unverified)
-    assert "CL203" in scene.call("--config", str(world.config), "run").told()
+
+    def doubted() -> bool:
+        sources = world.status()["daemon"]["sources"]
+        return any("SO121" in problem for source in sources for problem in source["problems"])
+
+    assert wait_for(doubted, "without the file of keys nothing is believed", 60)
