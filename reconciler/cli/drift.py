@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import click
 
 from reconciler.cli.lazy import command
 from reconciler.cli.plan import show
 from reconciler.cli.session import Session, output_option
 from reconciler.cli.source import Where, chosen, load, source_options
-
-if TYPE_CHECKING:
-    from reconciler.model.names import DatabaseKey
 
 DRIFT = 3
 
@@ -34,6 +29,7 @@ def drift(
     another owner's; only drift is shown, as the steps that would correct it. Nothing can be written
     by this command: its sessions at PostgreSQL are read-only, and its store takes no write.
     """
+    from reconciler.cli.owners import database_key
     from reconciler.cli.report import report_of
     from reconciler.diff.origin import only_drift
     from reconciler.engine import loop
@@ -43,7 +39,7 @@ def drift(
     loaded = load(chosen(where, session))
     settings = session.settings()
     world = open_reading_world(settings)
-    only = frozenset({_key(database)}) if database else None
+    only = frozenset({database_key(database)}) if database else None
     desired = loaded.desired
     observed, difference = observe_and_diff(world.eyes, world.mover, desired, only)
     found = only_drift(difference, desired, observed)
@@ -53,10 +49,3 @@ def drift(
     if outlook.observed.unseen:
         return 1
     return DRIFT if detailed_exitcode and found.changes else 0
-
-
-def _key(text: str) -> DatabaseKey:
-    from reconciler.model.names import DatabaseKey, DatabaseName, Namespace
-
-    namespace, _, name = text.rpartition("/")
-    return DatabaseKey(Namespace(namespace or "default"), DatabaseName(name))

@@ -102,13 +102,12 @@ def approve(
 def _known(session: Session, text: str) -> tuple[World, DatabaseKey]:
     """Return the world, and the database that is named. Raises NotFollowed for an unknown one."""
     from reconciler import wiring
+    from reconciler.cli.owners import database_key
     from reconciler.engine import status as records
     from reconciler.engine.records import database_prefix
-    from reconciler.model.names import DatabaseKey, DatabaseName, Namespace
 
     world = wiring.open_world(session.settings())
-    namespace, _, name = text.rpartition("/")
-    key = DatabaseKey(Namespace(namespace or "default"), DatabaseName(name))
+    key = database_key(text)
     store = world.eyes.store
     if not store.read(database_prefix(key)) and not store.read(records.status_key(key)):
         raise records.NotFollowed(

@@ -40,11 +40,10 @@ def outlook(
 
 def against_file(loaded: Loaded, state: str) -> tuple[Outlook, tuple[str, ...]]:
     """Return the outlook of specs against a state file, and what to tell of the file."""
-    from reconciler.diff.diff import diff
-    from reconciler.engine.loop import judge
+    from reconciler.engine.pullrequest import judged
 
     observed, told = _read(state)
-    return judge(loaded, observed, diff(loaded.desired, observed), datetime.now(UTC)), told
+    return judged(loaded, observed, datetime.now(UTC)), told
 
 
 def _observed(

@@ -21,12 +21,11 @@ def reconcile(session: Session, database: str, wait: bool, timeout: float) -> in
     Waits until it has looked at DATABASE, and tells what it found.
     """
     from reconciler import wiring
+    from reconciler.cli.owners import database_key
     from reconciler.engine import status as records
-    from reconciler.model.names import DatabaseKey, DatabaseName, Namespace
 
     world = wiring.open_world(session.settings())
-    namespace, _, name = database.rpartition("/")
-    key = DatabaseKey(Namespace(namespace or "default"), DatabaseName(name))
+    key = database_key(database)
     store = world.eyes.store
     if key not in records.read_statuses(store.read(records.STATUS)):
         raise records.NotFollowed(

@@ -12,6 +12,7 @@ from typing import Any
 from reconciler import wiring
 from reconciler.daemon.config import FollowedSource
 from reconciler.edges.configmaps import watching
+from reconciler.edges.git_signatures import CommitNotBelieved, SignersUnreadable
 from reconciler.engine.sources import SourceState, take, take_failure
 from reconciler.model.errors import ReconcilerError
 
@@ -110,7 +111,7 @@ class Follower:
 
 
 def _doubted(state: SourceState) -> bool:
-    return any(problem.code in ("SO120", "SO121") for problem in state.problems)
+    return any(isinstance(one, CommitNotBelieved | SignersUnreadable) for one in state.problems)
 
 
 def _told_as(state: SourceState) -> tuple[str, ...]:

@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from reconciler.daemon.http import Answer
+
 BODY_BYTES_MAX = 1024 * 1024
 """A longer event is refused before it is read; its source is polled as ever."""
 DELIVERIES_KEPT = 1000
@@ -26,8 +28,6 @@ PUSH_EVENTS = frozenset({"push", "Push Hook", "Tag Push Hook"})
 _ADDRESS = re.compile(
     r"(?:\w+://)?(?:[^@/]*@)?([^/:]+)(?::\d+(?=/))?[:/]+(.+?)(?:\.git)?/*"
 )  # scheme, user, host, port, path
-
-Answer = tuple[int, str, bytes]
 
 
 @dataclass(frozen=True, slots=True)

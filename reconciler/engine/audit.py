@@ -2,9 +2,9 @@
 
 ::
 
-    /shardwright/v1/audit/head         the last entry's number and hash
-    /shardwright/v1/audit/log/<number> an entry
-    /shardwright/v1/audit/anchor       number and hash of the last entry that was let go
+    /shardwright/audit/v1/head         the last entry's number and hash
+    /shardwright/audit/v1/log/<number> an entry
+    /shardwright/audit/v1/anchor       number and hash of the last entry that was let go
 
 An entry is written in one transaction with what it tells of, against the head as it was read: two
 writers never fork the chain. What was let go is known by its hash, so that an export made before
@@ -22,12 +22,12 @@ from datetime import datetime
 from typing import Any
 
 from reconciler.engine.ports import Store
-from reconciler.engine.records import ROOT
 from reconciler.model.access import ConflictingWrite, Lease
 from reconciler.model.errors import ReconcilerError
 from reconciler.model.records import BROKEN, dump_record
 
-AUDIT = ROOT + "audit/"
+AUDIT = "/shardwright/audit/v1/"
+"""Beside the other records, not below them: every look at all databases reads those whole."""
 HEAD, ANCHOR, LOG = AUDIT + "head", AUDIT + "anchor", AUDIT + "log/"
 KEPT = 10_000
 """Entries that stay in etcd; the oldest are let go a batch at a time."""
@@ -87,7 +87,7 @@ def write_audited(store: Store, lease: Lease, changes: Changes, deed: Deed) -> i
         entry = _entry(deed, number + 1, last)
         version = head.version if head else 0
         extra: Changes = {
-            f"{LOG}{number + 1:012}": (dump_record(entry), 0),
+            _key(number + 1): (dump_record(entry), 0),
             HEAD: (dump_record({"number": number + 1, "hash": entry["hash"]}), version),
         }
         try:
@@ -141,13 +141,20 @@ def _let_go(store: Store, lease: Lease, until: int) -> None:
     """Remove entries up to a number, a batch of them, and note the hash of the last."""
     if until <= 0:
         return
-    found = store.read(LOG)
-    old = [key for key in sorted(found) if int(key.removeprefix(LOG)) <= until][: 2 * BATCH]
-    if not old:
+    found = store.read(ANCHOR)
+    gone = _head(found[ANCHOR].value)[0] if ANCHOR in found else 0
+    numbers = range(gone + 1, min(until, gone + 2 * BATCH) + 1)
+    if not numbers:
         return
-    last = json.loads(found[old[-1]].value)
-    anchor = dump_record({"number": last["number"], "hash": last["hash"]})
+    last = _key(numbers[-1])
+    entry = json.loads(store.read(last)[last].value)
+    anchor = dump_record({"number": entry["number"], "hash": entry["hash"]})
+    old = (_key(number) for number in numbers)
     store.write({**dict.fromkeys(old, (None, None)), ANCHOR: (anchor, None)}, lease)
+
+
+def _key(number: int) -> str:
+    return f"{LOG}{number:012}"
 
 
 @dataclass(frozen=True, slots=True)

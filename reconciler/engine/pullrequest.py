@@ -31,7 +31,7 @@ class Proposal:
 def propose(base: Loaded, head: Loaded, observed: ObservedState, now: datetime) -> Proposal:
     """Return what ``head`` would do that ``base`` would not. Raises ProblemsFound of policies."""
     source = _source(base, head, observed)
-    before, after = (_judged(_as(loaded, source), observed, now) for loaded in (base, head))
+    before, after = (judged(_as(loaded, source), observed, now) for loaded in (base, head))
     known = {_meaning(step) for step in before.plan.steps}
     own = tuple(step for step in after.plan.steps if _meaning(step) not in known)
     refused = {(r.database, r.kind, r.subject, r.problem) for r in before.plan.refusals}
@@ -47,7 +47,8 @@ def propose(base: Loaded, head: Loaded, observed: ObservedState, now: datetime) 
     return Proposal(replace(after, plan=plan), len(after.plan.steps) - len(own))
 
 
-def _judged(loaded: Loaded, observed: ObservedState, now: datetime) -> Outlook:
+def judged(loaded: Loaded, observed: ObservedState, now: datetime) -> Outlook:
+    """Return the outlook of specs against what was observed; no shard is asked anything more."""
     return judge(loaded, observed, diff(loaded.desired, observed), now)
 
 
