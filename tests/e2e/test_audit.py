@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
+from reconciler.engine import audit
 from reconciler.engine.audit import HEAD, LOG
 from tests.e2e.scene import Scene
 
@@ -67,3 +69,25 @@ def test_every_step_and_order_is_in_the_audit_and_a_change_in_etcd_is_found(
     export.write_text("".join(lines[:3] + lines[4:]))
     assert "AU101" in call("audit", "verify", "--file", str(export)).told()
     assert HEAD in scene.world().eyes.store.read(HEAD)
+
+
+def test_the_oldest_entries_are_let_go_and_the_rest_still_holds(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit, "KEPT", 12)
+    monkeypatch.setattr(audit, "BATCH", 5)
+    store = scene.world().eyes.store
+    lease = store.acquire("/tests/audit", "test", 60)
+    try:
+        for number in range(400):
+            trail = audit.read_trail(store)
+            if number >= 30 and len(trail.entries) <= 12 + 5:
+                break
+            deed = audit.Deed(datetime.now(UTC), "test", f"deed {number}", "ordered")
+            audit.write_audited(store, lease, {}, deed)
+    finally:
+        store.release(lease)
+    assert trail.anchor[0] > 0
+    assert trail.head is not None
+    assert audit.verify(trail) == len(trail.entries) == trail.head[0] - trail.anchor[0]
+    assert "it begins after entry" in scene.call("audit", "verify").out
