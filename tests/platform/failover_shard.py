@@ -87,6 +87,15 @@ class FailoverShard:
             and self._streaming() == len(members) - 1
         )
 
+    def is_replayed(self) -> bool:
+        """The standbys show all that is committed: a commit waits for their disk, not for that."""
+        with self.connect() as session:
+            row = session.execute(
+                "select bool_and(replay_lsn >= pg_current_wal_flush_lsn())"
+                " from pg_stat_replication where state = 'streaming'"
+            ).fetchone()
+        return bool(row and row[0])
+
     def _streaming(self) -> int:
         try:
             with self.connect() as session:

@@ -10,9 +10,14 @@ import pytest
 
 from reconciler.edges.local import death, etcd_server
 from reconciler.edges.local.home import open_home
-from reconciler.edges.local.process_identity import identity_of, is_alive, send_signal
+from reconciler.edges.local.process_identity import (
+    identity_of,
+    is_alive,
+    send_signal,
+    wait_until_gone,
+)
 from reconciler.workflow.failover import Survivors
-from tests.local_home import fresh_home, wait_for
+from tests.local_home import DEADLINE_S, fresh_home, wait_for
 from tests.platform.failover_shard import FailoverShard, Writer
 
 pytestmark = [pytest.mark.platform, pytest.mark.xdist_group("failover")]
@@ -87,6 +92,7 @@ def test_a_backend_that_outlives_its_postmaster_is_killed_before_the_lease_is_gi
         send_signal(supervisor, signal.SIGSTOP)  # so that it finds both dead, not one after another
         send_signal(patroni, signal.SIGKILL)
         send_signal(postgres, signal.SIGKILL)
+        assert not wait_until_gone((patroni, postgres), DEADLINE_S)  # a kill takes its time
         send_signal(supervisor, signal.SIGCONT)
         wait_for(lambda: shard.leader() == new, "the standby leads")
         assert not is_alive(backend)

@@ -87,7 +87,8 @@ def test_writers_go_on_at_the_new_primary_and_nothing_acknowledged_is_lost(
         assert len(one.unknown) + len(one.not_committed) <= WRITERS, "at most those in flight"
 
 
-def test_reads_go_to_the_standby_when_that_is_allowed(config: Config) -> None:
+def test_reads_go_to_the_standby_when_that_is_allowed(shard: FailoverShard, config: Config) -> None:
+    wait_for(shard.is_replayed, "the standby has the database too")
     with Shards(config) as shards:
         for standby_ok in (True, False):
             with shards.session(1, read_only=True, standby_ok=standby_ok) as session:
