@@ -11,11 +11,13 @@ from reconciler.daemon.leader import Leader
 from reconciler.daemon.rounds import Rounds
 from reconciler.daemon.sources import Follower
 from reconciler.daemon.webhook import plain_address
+from reconciler.edges.etcd_gateway import StoreFull
 from reconciler.engine import status as records
+from reconciler.engine.leadership import Tenure
 from reconciler.engine.loop import World
 from reconciler.engine.records import DATABASES, database_of_key, decode_record
 from reconciler.engine.sources import SourceState, changed, join
-from reconciler.model.access import FencedOff
+from reconciler.model.access import ConflictingWrite, FencedOff
 from reconciler.model.errors import ReconcilerError
 from reconciler.model.names import DatabaseKey
 from reconciler.telemetry import Metrics
@@ -37,11 +39,13 @@ class Daemon:
         self.world, self.config, self.log, self._file = world, config, log, file
         self.metrics = Metrics()
         self.leader = Leader(world, log, self._lost)
-        self.rounds = Rounds(world, self.leader, self.metrics, log)
+        self.rounds = Rounds(world, self.leader, self.metrics, log, self._hear_write)
         self._joining = threading.Lock()
         self._over = threading.Event()
         self._followers: dict[str, Follower] = {}
-        self._etcd_silent = "not asked yet"
+        self._etcd_silent, self._etcd_refuses = "it was not asked yet", ""
+        self._begun: Tenure | None = None
+        self._is_told = True
 
     def run(self) -> None:
         """Follow, lead and work until stopped."""
@@ -97,6 +101,8 @@ class Daemon:
         missing = [f"source {s.name} was not read yet" for s in self.states() if not s.answered]
         if self._etcd_silent:
             missing.append(f"etcd does not answer: {self._etcd_silent}")
+        if self._etcd_refuses:
+            missing.append(f"etcd takes no writes: {self._etcd_refuses}")
         return missing
 
     def is_stopping(self) -> bool:
@@ -138,23 +144,41 @@ class Daemon:
             wait = REQUESTS_S
             self._reload()
             try:
-                if self.leader.tenure:
-                    self._hear_requests()
-                elif self.leader.stand():
-                    self._begin()
-                    routine_at = 0.0
-                else:
+                if not self._leads():
                     wait = RETRY_S
-                if self.leader.tenure and time.monotonic() >= routine_at:
+                elif self._begin_tenure() or time.monotonic() >= routine_at:
                     routine_at = time.monotonic() + self.config.interval_s
                     self._ask_for_all()
             except FencedOff:
                 pass  # the keeper says so
+            except StoreFull as error:  # it answers: what it holds can be read
+                self._hear_etcd("")
+                self._hear_write(error)
             except ReconcilerError as error:
                 self._hear_etcd(f"{error.code} {error.problem}")
             else:
                 self._hear_etcd("")
             self._over.wait(wait)
+
+    def _leads(self) -> bool:
+        """Whether we lead, now that we tried. Raises what the store raises."""
+        if self.leader.tenure is None:
+            stood = self.leader.stand()
+            self._hear_write(None)  # to stand is to write, whoever leads
+            return stood
+        return True
+
+    def _begin_tenure(self) -> bool:
+        """Begin a new tenure, which is tried until it is done; return whether this was one."""
+        tenure = self.leader.tenure
+        is_new = tenure is not self._begun
+        if is_new:
+            self._begin()
+            self._begun = tenure
+        self._hear_requests()
+        if self._etcd_refuses or not self._is_told:  # the one shows when the other has ended
+            self._write_daemon()
+        return is_new
 
     def _reload(self) -> None:
         """Take over the daemon's own configuration when its file changed."""
@@ -205,6 +229,19 @@ class Daemon:
             self.log.info("etcd answers")
         self._etcd_silent = silence
 
+    def _hear_write(self, error: ReconcilerError | None) -> None:
+        """Hear what came of a write of ours; said once, however many fail."""
+        refusal = f"{error.code} {error.problem}" if error else ""
+        if isinstance(error, ConflictingWrite):
+            return  # a person asked once more meanwhile
+        if error and not self._etcd_refuses:
+            self.log.error(
+                "etcd takes no writes", code=error.code, error=error.problem, remedy=error.remedy
+            )
+        elif self._etcd_refuses and not error:
+            self.log.info("etcd takes writes")
+        self._etcd_refuses = refusal
+
     def _hear_requests(self) -> None:
         found = records.requests(self.world.eyes.store)
         before, self.rounds.requests = self.rounds.requests, found
@@ -217,7 +254,13 @@ class Daemon:
         if tenure is None:
             return
         value = records.encode_daemon(self.world.actor, self.leader.since, self.states())
+        self._is_told = False
         try:
             self.world.eyes.store.write({records.DAEMON: (value, None)}, tenure.lease)
-        except ReconcilerError as error:
-            self.log.warning("status not written", error=str(error))
+        except FencedOff as error:
+            self.leader.lose(tenure, error.problem)
+        except ReconcilerError as error:  # told again until it is taken
+            self._hear_write(error)
+        else:
+            self._is_told = True
+            self._hear_write(None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,15 +39,27 @@ class _Work:
 
 
 class Rounds:
-    """The workers and all that they share."""
+    """The workers and all that they share.
 
-    def __init__(self, world: World, leader: Leader, metrics: Metrics, log: Any) -> None:
+    ``written`` hears of each write of a status: None, or why etcd did not take it.
+    """
+
+    def __init__(
+        self,
+        world: World,
+        leader: Leader,
+        metrics: Metrics,
+        log: Any,
+        written: Callable[[ReconcilerError | None], None],
+    ) -> None:
         self._world, self._leader, self._metrics, self._log = world, leader, metrics, log
+        self._written = written
         self._lock = threading.Lock()
         self._queue: WorkQueue[DatabaseKey] = WorkQueue(time.monotonic, random.random)
         self._works: dict[DatabaseKey, _Work] = {}
         self._asked: dict[DatabaseKey, float] = {}
         self._statuses: dict[DatabaseKey, Status] = {}
+        self._unwritten: set[DatabaseKey] = set()
         self._workers = [
             threading.Thread(target=self._work, name=f"worker {n}", daemon=True)
             for n in range(world.settings.parallel)
@@ -171,7 +184,7 @@ class Rounds:
                 ready=conclusion.ready, stalled=conclusion.stalled, revision=revision,
             )  # fmt: skip
         self._statuses[key] = after
-        if after != before or version:
+        if after != before or version or key in self._unwritten:
             self._write(key, None if after.reason == NOT_OURS else after, version, tenure)
 
     def _write(
@@ -183,9 +196,11 @@ class Rounds:
         except FencedOff as error:
             self._leader.lose(tenure, error.problem)
         except ReconcilerError as error:  # the next round writes it
-            self._log.warning("status not written", database=str(key), error=str(error))
-            self._statuses.pop(key, None)
-            self._queue.add_after(key, SOON_S)
+            self._unwritten.add(key)
+            self._written(error)
+        else:
+            self._unwritten.discard(key)
+            self._written(None)
 
     def _count(self, key: DatabaseKey, conclusion: Conclusion) -> None:
         is_failed = conclusion.again is Again.BACKOFF
@@ -198,7 +213,7 @@ class Rounds:
         self._metrics.stalled.labels(key.namespace, key.name).set(int(conclusion.stalled))
 
     def _again(self, key: DatabaseKey, conclusion: Conclusion) -> None:
-        if conclusion.again is Again.BACKOFF:
+        if conclusion.again is Again.BACKOFF or key in self._unwritten:
             self._queue.add_failed(key)
             return
         self._queue.forget(key)

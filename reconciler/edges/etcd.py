@@ -16,6 +16,7 @@ from typing import Any
 from reconciler.edges.etcd_gateway import (
     EtcdTimeouts,
     Gateway,
+    HistoryCompacted,
     LeaseGone,
     base64_text,
     prefix_end,
@@ -30,6 +31,8 @@ PAGE_KEYS = 500
 """Keys in one answer; with etcd's limit of 1.5 MiB a value, what bounds an answer's size."""
 READ_KEYS_MAX = 100_000
 """More keys than this under one prefix are not ours to have made."""
+READ_TRIES = 3
+"""How often a read of several pages begins anew because its revision was compacted meanwhile."""
 WRITE_CHANGES_MAX = 120
 """etcd takes 128 operations a transaction (``--max-txn-ops``)."""
 
@@ -69,8 +72,17 @@ class EtcdStore:
         """Return all keys under a prefix as of one revision, in order.
 
         Pages after the first name the first one's revision, so that a write in between is not half
-        seen. Raises StoreUnreachable, StoreSilent, HistoryCompacted.
+        seen; when that was compacted, all is read anew, a few times. Raises StoreUnreachable,
+        StoreSilent, HistoryCompacted.
         """
+        for _ in range(READ_TRIES - 1):
+            try:
+                return self._read(prefix)
+            except HistoryCompacted:
+                continue
+        return self._read(prefix)
+
+    def _read(self, prefix: str) -> dict[str, Versioned]:
         found: dict[str, Versioned] = {}
         start, end = prefix.encode() or b"\0", prefix_end(prefix.encode())
         request: dict[str, object] = {"range_end": base64_text(end), "limit": str(PAGE_KEYS)}

@@ -107,7 +107,10 @@ class LeaseGone(Exception):
 
 @dataclass(slots=True)
 class Gateway:
-    """Calls etcd; starts at the endpoint that answered last. Safe to share between threads."""
+    """Calls etcd; starts at the endpoint that answered last, and not at one that fell silent.
+
+    Safe to share between threads.
+    """
 
     endpoints: tuple[str, ...]
     tls: TlsFiles | None
@@ -142,10 +145,11 @@ class Gateway:
                 continue
             except (http.HTTPError, OSError) as error:
                 failure = self._silent(type(error).__name__, repeatable)
+                self._first = (index + 1) % count  # a write ends here; the next one asks elsewhere
             else:
                 self._first = index
-                if status == 200:
-                    answer: dict[str, Any] = json.loads(text)
+                answer = _json(text) if status == 200 else None
+                if answer is not None:
                     return answer
                 failure = self._refused(status, text, repeatable)
             if not failure.transient or isinstance(failure, WriteOutcomeUnknown | HistoryCompacted):
@@ -221,9 +225,18 @@ class Gateway:
             return StoreSilent(
                 self.subject, message, remedy="wait for an election; check that a quorum runs"
             )
-        if code in (_UNAVAILABLE, _DEADLINE) or status in (502, 503, 504):
+        if code in (_UNAVAILABLE, _DEADLINE) or status in (200, 502, 503, 504):
             return self._silent(message, repeatable)
         return StoreRefused(self.subject, message, remedy="shardwright explain ET105")
+
+
+def _json(text: bytes) -> dict[str, Any] | None:
+    """Return an answer, None when something on the way answered in etcd's place."""
+    try:
+        answer = json.loads(text)
+    except ValueError:
+        return None
+    return answer if isinstance(answer, dict) else None
 
 
 def _grpc_status(text: bytes, status: int) -> tuple[int, str]:

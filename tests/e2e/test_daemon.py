@@ -8,7 +8,7 @@ import re
 import signal
 import subprocess
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,13 +40,16 @@ def git(folder: Path, *words: str) -> None:
 class Running:
     """A daemon that runs, and its log."""
 
-    def __init__(self, scene: Scene, number: int, *arguments: str) -> None:
+    def __init__(
+        self, scene: Scene, number: int, *arguments: str,
+        program: Sequence[str] = SHARDWRIGHT, **environment: str,
+    ) -> None:  # fmt: skip
         self.log_file = scene.folder / f"daemon-{number}.log"
         with self.log_file.open("wb") as log:
             self.process = subprocess.Popen(
-                [*SHARDWRIGHT, *arguments, "--listen", "127.0.0.1:0"],
-                cwd=scene.folder, env=scene.call.environment, stdin=subprocess.DEVNULL,
-                stdout=log, stderr=log,
+                [*program, *arguments, "--listen", "127.0.0.1:0"],
+                cwd=scene.folder, env=scene.call.environment | environment,
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             )  # fmt: skip
 
     def lines(self) -> list[dict[str, Any]]:
@@ -82,8 +85,11 @@ class World:
         self.config.write_text(CONFIG.format(repository=scene.specs))
         self.daemons: list[Running] = []
 
-    def start(self) -> Running:
-        daemon = Running(self.scene, len(self.daemons), "--config", str(self.config), "run")
+    def start(self, program: Sequence[str] = SHARDWRIGHT, **environment: str) -> Running:
+        daemon = Running(
+            self.scene, len(self.daemons), "--config", str(self.config), "run",
+            program=program, **environment,
+        )  # fmt: skip
         self.daemons.append(daemon)
         return daemon
 

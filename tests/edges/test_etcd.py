@@ -5,9 +5,11 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from uuid import uuid4
 
@@ -17,6 +19,7 @@ from reconciler.edges import etcd as etcd_edge
 from reconciler.edges.etcd import EtcdStore
 from reconciler.edges.etcd_gateway import (
     EtcdTimeouts,
+    HistoryCompacted,
     StoreCertificateRefused,
     StoreFull,
     StoreRefused,
@@ -100,6 +103,38 @@ def test_more_keys_than_a_page_are_read_as_of_one_revision(
     assert pages == 3
     assert list(found) == keys
     assert {v.value for v in found.values()} == {b"old"}
+
+
+@pytest.mark.parametrize("compactions", [1, 99])
+def test_a_read_whose_revision_is_compacted_between_pages_begins_anew_a_few_times(
+    store: EtcdStore,
+    prefix: str,
+    lease: Lease,
+    monkeypatch: pytest.MonkeyPatch,
+    compactions: int,
+) -> None:
+    keys = [f"{prefix}r/{i:03}" for i in range(25)]
+    store.write(dict.fromkeys(keys, (b"old", 0)), lease)
+    monkeypatch.setattr(etcd_edge, "PAGE_KEYS", 10)
+    other, left, ask = EtcdStore(store._etcd.endpoints, store._etcd.tls), compactions, store._call
+
+    def ask_and_compact(path: str, body: dict[str, object]) -> dict[str, object]:
+        nonlocal left
+        answer = ask(path, body)
+        if answer.get("more") and left:
+            left -= 1
+            revision = other.write({keys[0]: (b"new", None)}, lease)
+            other._call("/v3/kv/compaction", {"revision": str(revision)})
+        return answer
+
+    monkeypatch.setattr(store, "_call", ask_and_compact)
+
+    if compactions == 1:
+        assert list(store.read(f"{prefix}r/")) == keys
+    else:
+        with pytest.raises(HistoryCompacted):
+            store.read(f"{prefix}r/")
+        assert compactions - left == etcd_edge.READ_TRIES
 
 
 def test_a_write_on_an_old_version_changes_nothing_and_names_the_key(
@@ -257,6 +292,49 @@ def test_a_silent_etcd_leaves_a_writes_outcome_unknown(own_etcd: EtcdServer) -> 
             store.write({"/a": (b"1", 0)}, lease)
     finally:
         own_etcd.process.send_signal(signal.SIGCONT)
+
+
+def test_after_a_silent_endpoint_the_next_write_is_sent_to_another(
+    own_etcd: EtcdServer, etcd: EtcdServer
+) -> None:
+    """Only a read moves on at once: the write that was not answered may have happened."""
+    ends = (own_etcd.endpoint, etcd.endpoint)
+    store = EtcdStore(ends, etcd.tls, EtcdTimeouts(read_s=0.5))
+    lease = EtcdStore((etcd.endpoint,), etcd.tls).acquire("/moved-on/lease", "test", 60)
+    assert own_etcd.process is not None
+    own_etcd.process.send_signal(signal.SIGSTOP)
+    try:
+        with pytest.raises(WriteOutcomeUnknown):
+            store.write({"/moved-on/a": (b"1", 0)}, lease)
+        store.write({"/moved-on/a": (b"2", 0)}, lease)
+    finally:
+        own_etcd.process.send_signal(signal.SIGCONT)
+        store.release(lease)
+
+
+def test_an_answer_that_is_not_etcds_is_taken_for_none() -> None:
+    """A proxy on the way may say 200 and send a page."""
+
+    class Page(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"<p>We will be back soon.</p>")
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Page)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    store = EtcdStore((f"http://127.0.0.1:{server.server_port}",))
+    try:
+        with pytest.raises(StoreSilent, match="back soon"):
+            store.read("/a")
+        with pytest.raises(WriteOutcomeUnknown):
+            store.write({"/a": (b"1", 0)}, Lease("/lease", 1, FencingToken(1)))
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 def test_records_and_lease_outlive_a_restart_of_etcd(own_etcd: EtcdServer) -> None:

@@ -1,15 +1,19 @@
-"""A TCP proxy that cuts a connection right after a client's message: no answer comes."""
+"""A TCP proxy that is slow, or cuts a connection right after a client's message: no answer."""
 
 from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 
 class CuttingProxy:
-    """Forwards to a server; ``cut_after`` names the bytes whose answer is withheld, once."""
+    """Forwards to a server; ``cut_after`` names the bytes whose answer is withheld, once.
+
+    What the server says is passed on ``delay_s`` late, a read at a time.
+    """
 
     def __init__(self, port: int) -> None:
         self._server = ("127.0.0.1", port)
@@ -17,6 +21,7 @@ class CuttingProxy:
         self.port: int = self._listener.getsockname()[1]
         self.cut_after = b""
         self.cuts = 0
+        self.delay_s = 0.0
         threading.Thread(target=self._accept, daemon=True).start()
 
     def close(self) -> None:
@@ -45,6 +50,7 @@ class CuttingProxy:
     def _down(self, client: socket.socket, server: socket.socket, gag: threading.Event) -> None:
         with suppress(OSError):
             while (data := server.recv(65536)) and not gag.is_set():
+                time.sleep(self.delay_s)
                 client.sendall(data)
         _end(client)
         _end(server)
