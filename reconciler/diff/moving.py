@@ -13,13 +13,14 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from reconciler.diff.changes import EndMove, MoveKeys, Refusal, Remark, Standstill
-from reconciler.diff.refusals import MoveRefused
+from reconciler.diff.refusals import MovedTableNotMade, MoveRefused
 from reconciler.model.desired import Database, ShardedTable
 from reconciler.model.keyspace import KeySet
 from reconciler.model.moves import Move, Preflight, Stage, Wish
 from reconciler.model.names import ScopeKey
-from reconciler.model.observed import ObservedDatabase, Unseen
+from reconciler.model.observed import Catalog, ObservedDatabase, Unseen
 from reconciler.model.routing import RoutingMap
+from reconciler.spec.tables import unmade_tables
 
 _Way = tuple[ScopeKey, ScopeKey, KeySet]
 _NO_WAYS: Mapping[_Way, object] = {}
@@ -60,6 +61,7 @@ def diff_moves(
             why = f"waits until {' and '.join(unseen)} can be looked into"
             yield _waits(change, why, unseen=True)
         else:
+            yield from _lacking(database, seen, change)
             yield from _begin(seen, change, sides & changing)
 
 
@@ -99,6 +101,32 @@ def _begin(
                     change.database, MoveRefused, _what(change), str(obstacle), obstacle.cure,
                     change.place,
                 )  # fmt: skip
+
+
+def _lacking(database: Database, seen: ObservedDatabase, change: MoveKeys) -> Iterator[Refusal]:
+    """Yield the tables that the target will not have, while it waits for schema files.
+
+    Once it has them all, a look at its catalog tells (``Preflight``). Reference tables go only to
+    a shard without keys: any other has its own.
+    """
+    shard = seen.shard(change.target_scope)
+    catalog = shard.catalog if shard and isinstance(shard.catalog, Catalog) else None
+    if catalog and len(catalog.history) >= len(database.schema):
+        return
+    there = {table.name for table in catalog.tables} if catalog else set()
+    owners = seen.routing.owners if isinstance(seen.routing, RoutingMap) else ()
+    serves = any(o.keys for o in owners if o.scope == change.target_scope.scope)
+    for table in unmade_tables(database.schema, database.sharding):
+        reference = table in database.sharding.reference
+        if table in there or (reference and serves):
+            continue
+        name = table.removeprefix("public.")
+        yield Refusal(
+            change.database, MovedTableNotMade, _what(change),
+            f"{change.target} has no table {name}, and no schema file makes it",
+            f"add a schema file with CREATE TABLE IF NOT EXISTS {name}, or take it out of sharding",
+            database.place.at("spec", "sharding", "reference" if reference else "tables"),
+        )  # fmt: skip
 
 
 def _way(one: MoveKeys | Preflight) -> _Way:

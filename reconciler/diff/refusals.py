@@ -135,6 +135,16 @@ class MoveRefused(ReconcilerError):
     code = "PL116"
 
 
+class MovedTableNotMade(ReconcilerError):
+    """Keys would move to a shard that has no table for their rows, and no schema file makes it.
+
+    A new shard has what the schema files make. A reference table or a sharded one that was made by
+    hand on the older shards would be missing there, and the move would fail once the shard is up.
+    """
+
+    code = "PL117"
+
+
 class OwnerGone(ReconcilerError):
     """The routing map gives keys to a shard that its platform does not have any more.
 

@@ -36,7 +36,7 @@ from reconciler.spec.problems import Problems, quoted
 from reconciler.spec.quantities import duration_ms, ratio, size_bytes
 from reconciler.spec.schemafiles import SchemaTree, find_schema_files
 from reconciler.spec.shards import Context, own_shards
-from reconciler.spec.tables import table_problems
+from reconciler.spec.tables import table_problems, table_warnings
 
 PAUSE_MS_MIN, PAUSE_MS_MAX = 1, 60_000
 ROLLBACK_MS_MAX = 90 * 86_400_000
@@ -94,8 +94,11 @@ def resolve_database(
     )
     _refuse_secret(manifest, context)
     sharding = _sharding(spec.sharding, context)
-    for where, error in table_problems(schema, sharding, at.at("sharding")):
+    declared = _places(spec.sharding, at.at("sharding"))
+    for where, error in table_problems(schema, sharding, place.file, declared):
         problems.add(where, error)
+    for where, warning in table_warnings(schema, sharding, declared) if schema else ():
+        problems.warn(where, warning)
     database = Database(
         key=DatabaseKey(Namespace(manifest.metadata.namespace), DatabaseName(context.database)),
         version=spec.postgres.version,
@@ -191,6 +194,15 @@ def _sharding(spec: ShardingSpec, context: Context) -> Sharding:
         tuple(ShardedTable(name, key) for name, key in tables),
         tuple(sorted({_qualified(table) for table in spec.reference})),
     )
+
+
+def _places(spec: ShardingSpec, place: Place) -> dict[str, Place]:
+    """Return where each table is declared, by its full name."""
+    tables = {_qualified(table): place.at("tables", table) for table in spec.tables}
+    return tables | {
+        _qualified(table): place.at("reference", index)
+        for index, table in enumerate(spec.reference)
+    }
 
 
 def _report_twice(entries: list[tuple[str, Place, str]], context: Context) -> None:

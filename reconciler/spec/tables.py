@@ -10,14 +10,15 @@ rows of a shard.
 
 Not decided, and left to the look at the real catalogs, which tells of them in a plan: what ``DO``
 blocks, functions and extensions make, statements that the parser does not know, and names without a
-schema after ``set_config('search_path', …)``.
+schema after ``set_config('search_path', …)``. Where the files hold such a statement, or a whole
+schema is renamed, nobody is told that they make no table of a name.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, TypeAlias, assert_never
 
@@ -47,6 +48,16 @@ class ShardKeyNotThere(ReconcilerError):
     code = "SP120"
 
 
+class DeclaredTableNotMade(ReconcilerError):
+    """A table is declared under ``sharding``, and no schema file makes it.
+
+    A new shard has what the schema files make and nothing else. A table that stands on the older
+    shards only, made by hand, would be missing there, so a plan refuses to move keys to it (PL117).
+    """
+
+    code = "SP203"
+
+
 @dataclass(frozen=True, slots=True)
 class _Made:
     """A table was made. ``columns`` is None where they cannot be told: by AS, LIKE, INHERITS."""
@@ -57,10 +68,22 @@ class _Made:
 
 
 @dataclass(frozen=True, slots=True)
-class _Gone:
-    """A table is no longer one of its own: dropped, or a partition now."""
+class _Partition:
+    """A table is there, and not one of its own: made or attached as a partition of another."""
 
     table: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Gone:
+    """A table was dropped."""
+
+    table: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Unclear:
+    """What a statement makes cannot be told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,25 +106,54 @@ class _Column:
     went: str = ""
 
 
-_Effect: TypeAlias = _Made | _Gone | _SchemaGone | _Renamed | _Column
+_Effect: TypeAlias = _Made | _Partition | _Gone | _SchemaGone | _Renamed | _Column | _Unclear
+
+
+@dataclass(slots=True)
+class _After:
+    """What is there after the files: tables with the file that made each, and partitions.
+
+    ``unclear``: there may be more.
+    """
+
+    tables: dict[str, tuple[_Made, SchemaFile]] = field(default_factory=dict)
+    partitions: set[str] = field(default_factory=set)
+    unclear: bool = False
 
 
 def table_problems(
-    files: Iterable[SchemaFile], sharding: Sharding, place: Place
+    files: Iterable[SchemaFile], sharding: Sharding, file: str, places: Mapping[str, Place]
 ) -> Iterator[tuple[Place | Position, ReconcilerError]]:
     """Yield SP119 where an undeclared table is made, SP120 where a wrong key is declared.
 
-    ``place`` is that of ``sharding`` in its document.
+    ``places`` are those of the declarations, by the tables' full names, in ``file``.
     """
     keys = {table.name: table.key for table in sharding.tables}
-    folder, slash, _ = place.file.rpartition("/")
-    for made, file in _tables_after(files):
-        at = Position(f"{folder}{slash}{file.name}", *line_and_column(file.text, made.offset))
+    folder, slash, _ = file.rpartition("/")
+    for made, source in _after(files).tables.values():
+        at = Position(f"{folder}{slash}{source.name}", *line_and_column(source.text, made.offset))
         if made.table in keys:
             if made.columns is not None and keys[made.table] not in made.columns:
-                yield place.at("tables", _shown(made.table)), _no_key(made, keys[made.table], at)
+                yield places[made.table], _no_key(made, keys[made.table], at)
         elif made.table not in sharding.reference:
             yield at, _undeclared(made, tuple(keys.values()))
+
+
+def table_warnings(
+    files: Iterable[SchemaFile], sharding: Sharding, places: Mapping[str, Place]
+) -> Iterator[tuple[Place, ReconcilerError]]:
+    """Yield SP203 where a table is declared that none of the files makes, as ``table_problems``."""
+    for table in unmade_tables(files, sharding):
+        yield places[table], _not_made(_shown(table))
+
+
+def unmade_tables(files: Iterable[SchemaFile], sharding: Sharding) -> tuple[str, ...]:
+    """Return the declared tables that the files certainly do not make, sharded ones first."""
+    after = _after(files)
+    if after.unclear:
+        return ()
+    declared = (*(table.name for table in sharding.tables), *sharding.reference)
+    return tuple(t for t in declared if t not in after.tables and t not in after.partitions)
 
 
 def _shown(table: str) -> str:
@@ -126,31 +178,50 @@ def _undeclared(made: _Made, keys: tuple[str, ...]) -> UndeclaredTable:
     return UndeclaredTable(f"table {name}", problem, remedy=remedy)
 
 
-def _tables_after(files: Iterable[SchemaFile]) -> list[tuple[_Made, SchemaFile]]:
-    """Return the tables that are there after all files, each with the file that made it."""
-    there: dict[str, tuple[_Made, SchemaFile]] = {}
+def _not_made(table: str) -> DeclaredTableNotMade:
+    return DeclaredTableNotMade(
+        f"table {table}",
+        "no schema file makes it, so a new shard would be without it",
+        remedy=f"add a schema file with CREATE TABLE IF NOT EXISTS {table}, or take it out of "
+        "sharding",
+    )
+
+
+def _after(files: Iterable[SchemaFile]) -> _After:
+    after = _After()
     for file in files:
         for effect in _effects(file.text):
-            _take(there, effect, file)
-    return list(there.values())
+            _take(after, effect, file)
+    return after
 
 
-def _take(there: dict[str, tuple[_Made, SchemaFile]], effect: _Effect, file: SchemaFile) -> None:
+def _take(after: _After, effect: _Effect, file: SchemaFile) -> None:  # noqa: C901  a dispatch table
+    tables, partitions = after.tables, after.partitions
     match effect:
-        case _Made():
-            there.setdefault(effect.table, (effect, file))
-        case _Gone():
-            there.pop(effect.table, None)
-        case _SchemaGone():
-            for table in [t for t in there if t.startswith(f"{effect.schema}.")]:
-                del there[table]
-        case _Renamed():
-            if found := there.pop(effect.table, None):
-                there[effect.new] = (replace(found[0], table=effect.new), found[1])
-        case _Column():
-            if (found := there.get(effect.table)) and found[0].columns is not None:
+        case _Made(table):
+            partitions.discard(table)
+            tables.setdefault(table, (effect, file))
+        case _Partition(table):
+            tables.pop(table, None)
+            partitions.add(table)
+        case _Gone(table):
+            tables.pop(table, None)
+            partitions.discard(table)
+        case _SchemaGone(schema):
+            for table in [t for t in (*tables, *partitions) if t.startswith(f"{schema}.")]:
+                _take(after, _Gone(table), file)
+        case _Renamed(table, new):
+            if table in partitions:
+                partitions.remove(table)
+                partitions.add(new)
+            if found := tables.pop(table, None):
+                tables[new] = (replace(found[0], table=new), found[1])
+        case _Column(table):
+            if (found := tables.get(table)) and found[0].columns is not None:
                 columns = (found[0].columns | {effect.came}) - {effect.went}
-                there[effect.table] = (replace(found[0], columns=columns), found[1])
+                tables[table] = (replace(found[0], columns=columns), found[1])
+        case _Unclear():
+            after.unclear = True
         case _:
             assert_never(effect)
 
@@ -163,6 +234,8 @@ def _effects(text: str) -> tuple[_Effect, ...]:
 
 
 _QUERYING = frozenset(("select", "with", "values", "table"))
+_CALLING = frozenset((*_QUERYING, "do", "call", "execute"))
+"""Statements that may call what makes a table."""
 
 
 def _may_matter(statement: Statement) -> bool:
@@ -187,7 +260,11 @@ class _Reading:
         self._schema: str | None = _DEFAULT_SCHEMA
 
     def read(self, statement: Statement) -> Iterator[_Effect]:
-        """Yield what a statement does to tables; nothing when the parser does not know it."""
+        """Yield what a statement does to tables, as far as it can be told."""
+        if statement.words[:1] and statement.words[0] in _CALLING:
+            yield _Unclear()
+        if statement.words[:2] == ("create", "extension"):
+            yield _Unclear()
         if not _may_matter(statement):
             return
         import pgparse  # only who has schema files needs it
@@ -196,6 +273,7 @@ class _Reading:
             (tree,) = pgparse.parse(statement.text)
             ((kind, body),) = tree["stmt"].items()
         except (pgparse.PGQueryError, ValueError, RecursionError):
+            yield _Unclear()
             return
         if statement.words[0] in _QUERYING and "search_path" in statement.text.lower():
             self._schema = None
@@ -232,9 +310,14 @@ class _Reading:
                     yield from self._alter(table, command["AlterTableCmd"])
             case "VariableSetStmt" if body.get("name", "search_path") == "search_path":
                 self._schema = _first_schema(body)
+                if self._schema is None:
+                    yield _Unclear()
 
     def _name(self, relation: _Node) -> str:
-        """Return a table's full name; an empty text for a temporary one and for an unknown one."""
+        """Return a table's full name; an empty text for a temporary one and for an unknown one.
+
+        A name is unknown only after a statement that was told to be unclear.
+        """
         schema = relation.get("schemaname") or self._schema
         temporary = relation.get("relpersistence") == "t" or str(schema).startswith("pg_temp")
         return "" if temporary or schema is None else f"{schema}.{relation['relname']}"
@@ -245,6 +328,8 @@ class _Reading:
 
     def _create(self, body: _Node) -> Iterator[_Effect]:
         if "partbound" in body:
+            if table := self._name(body["relation"]):
+                yield _Partition(table)
             return
         elements = body.get("tableElts", ())
         columns = frozenset(e["ColumnDef"]["colname"] for e in elements if "ColumnDef" in e)
@@ -264,6 +349,7 @@ class _Reading:
     def _rename(self, body: _Node) -> Iterator[_Effect]:
         if body["renameType"] == "OBJECT_SCHEMA":  # its tables go out of sight with it
             yield _SchemaGone(body["subname"])
+            yield _Unclear()
             return
         table = self._name(body["relation"]) if "relation" in body else ""
         if not table:
@@ -281,7 +367,7 @@ class _Reading:
                 yield _Column(table, went=command["name"])
             case "AT_AttachPartition":
                 if partition := self._name(command["def"]["PartitionCmd"]["name"]):
-                    yield _Gone(partition)
+                    yield _Partition(partition)
             case "AT_DetachPartition":
                 yield from self._made(command["def"]["PartitionCmd"]["name"], None)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from reconciler.diff.changes import ApplySchema, Difference, MoveKeys
-from reconciler.diff.refusals import MoveRefused
-from reconciler.model.desired import Database
+from reconciler.diff.refusals import MovedTableNotMade, MoveRefused
+from reconciler.model.desired import Database, SchemaFile, Shard
 from reconciler.model.moves import Obstacle, Preflight
 from reconciler.model.observed import ObservedState, Unseen
 from tests.diff.seen import difference, only, refused, there
@@ -63,3 +63,53 @@ def test_a_source_that_could_not_be_asked_is_not_taken_for_free() -> None:
 
     assert [still.unseen for still in found.standstills] == [True]
     assert MoveKeys not in {type(change) for change in found.changes}
+
+
+MADE = "create table if not exists customers (id bigint primary key)"
+
+
+def lands(*files: SchemaFile, shards: tuple[Shard, ...] = TWO) -> Database:
+    """Return a database with a reference table, lands."""
+    one = database(*shards, files=files)
+    return replace(one, sharding=replace(one.sharding, reference=("public.lands",)))
+
+
+def lacking(wanted: Database, seen: ObservedState) -> list[tuple[str, str]]:
+    """Return what no file makes for a target: shard and table, and where it is declared."""
+    return [
+        (r.problem.partition(",")[0], "/".join(map(str, r.place.path if r.place else ())))
+        for r in difference(wanted, seen).refusals
+        if r.kind is MovedTableNotMade
+    ]
+
+
+def test_keys_do_not_set_out_to_a_new_shard_that_no_file_gives_their_tables() -> None:
+    one = schema_file("1.sql", MADE)
+
+    assert lacking(lands(one, shards=SPLIT), there(lands(one))) == [
+        ("s2 has no table lands", "spec/sharding/reference")
+    ]
+    assert [table for table, _ in lacking(lands(shards=SPLIT), there(lands()))] == [
+        "s2 has no table customers", "s2 has no table lands",
+    ]  # fmt: skip
+
+
+def test_a_file_that_makes_the_table_lets_the_keys_go() -> None:
+    one, cure = schema_file("1.sql", MADE), schema_file("2.sql", "create table lands (code text)")
+
+    assert lacking(lands(one, cure, shards=SPLIT), there(lands(one))) == []
+    unclear = schema_file("2.sql", "select make_all_tables()")
+    assert lacking(lands(one, unclear, shards=SPLIT), there(lands(one))) == []
+
+
+def test_a_shard_that_serves_keys_has_its_reference_tables_already() -> None:
+    shifted = (shard("s0", "-40"), shard("s1", "40-"))
+    one, more = schema_file("1.sql", MADE), schema_file("2.sql", "create index on customers (id)")
+
+    assert lacking(lands(one, more, shards=shifted), there(lands(one))) == []
+
+
+def test_a_table_without_a_file_is_no_matter_while_no_keys_move() -> None:
+    one = schema_file("1.sql", MADE)
+
+    assert difference(lands(one), there(lands(one))).refusals == ()

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from reconciler.model.desired import KeyType, Place, SchemaFile, ShardedTable, Sharding
-from reconciler.spec.tables import table_problems
-from tests.spec.texts import GOOD, problems
+from reconciler.spec.tables import table_problems, unmade_tables
+from tests.spec.texts import GOOD, load, problems
 
 SHARDING = Sharding(
     KeyType.BIGINT,
@@ -15,12 +15,18 @@ SHARDING = Sharding(
 )
 
 
+PLACES = {name: Place("a.yaml") for name in ("public.orders", "sales.lines", "public.countries")}
+
+
+def files_of(*texts: str) -> list[SchemaFile]:
+    return [SchemaFile(f"{i}.sql", "", text) for i, text in enumerate(texts, 1)]
+
+
 def found(*texts: str) -> list[str]:
     """Return code, place and table of each problem of some files, 1.sql, 2.sql…"""
-    files = [SchemaFile(f"{i}.sql", "", text) for i, text in enumerate(texts, 1)]
     return [
         f"{error.code} {where.file if isinstance(where, Place) else where} {error.subject}"
-        for where, error in table_problems(files, SHARDING, Place("a.yaml"))
+        for where, error in table_problems(files_of(*texts), SHARDING, "a.yaml", PLACES)
     ]
 
 
@@ -134,3 +140,63 @@ def test_a_name_that_cannot_be_declared_is_told_so() -> None:
         a=b'create table "Audit" ()',
     )
     assert "try: name it in lower-case letters" in told
+
+
+REST_MADE = "create table orders (); create table sales.lines ()"
+ALL_MADE = f"{REST_MADE}; create table countries (code text)"
+
+
+@pytest.mark.parametrize(
+    ("text", "unmade"),
+    [
+        (ALL_MADE, ""),
+        ("", "public.orders sales.lines public.countries"),
+        (f"{ALL_MADE}; drop table countries", "public.countries"),
+        (f"{ALL_MADE}; alter table countries rename to lands", "public.countries"),
+        (f"{ALL_MADE}; drop schema sales cascade", "sales.lines"),
+        (f"{REST_MADE}; create view countries as select 1", "public.countries"),
+        (f"{REST_MADE}; create table old (); alter table old rename to countries", ""),
+        # A partition is there, too, whoever declares it.
+        (f"{REST_MADE}; create table countries partition of orders default", ""),
+        (f"{ALL_MADE}; alter table orders attach partition countries default", ""),
+        (
+            f"{REST_MADE}; create table old partition of orders default;"
+            "alter table old rename to countries",
+            "",
+        ),
+        (
+            f"{REST_MADE}; create table countries partition of orders default;drop table countries",
+            "public.countries",
+        ),
+    ],
+)
+def test_a_declared_table_that_no_file_makes_is_known(text: str, unmade: str) -> None:
+    assert " ".join(unmade_tables(files_of(text), SHARDING)) == unmade
+
+
+@pytest.mark.parametrize(
+    "unclear",
+    [
+        "do $$ begin execute 'create table countries ()'; end $$",
+        "select make_tables()",
+        "call make_tables()",
+        "create extension postgis",
+        'set search_path to "$user"; create table countries ()',
+        "create table of a kind that the parser does not know",
+        "create schema s; alter schema s rename to public",
+    ],
+)
+def test_where_a_table_may_come_from_elsewhere_nothing_is_said(unclear: str) -> None:
+    assert unmade_tables(files_of("create table orders ()", unclear), SHARDING) == ()
+
+
+def test_the_spec_is_warned_where_it_declares_what_no_file_makes() -> None:
+    spec = GOOD.replace("  sharding:", "  schema: {files: [s/*.sql]}\n  sharding:")
+    made = b"create table orders (customer_id bigint)"
+
+    assert [str(warning) for warning in load(spec, s__1=made).warnings] == [
+        "SP203 a.yaml:14:17  table countries: no schema file makes it, so a new shard would be "
+        "without it\n      try: add a schema file with CREATE TABLE IF NOT EXISTS countries, or "
+        "take it out of sharding"
+    ]
+    assert load(GOOD).warnings == ()
