@@ -43,5 +43,5 @@ def estimate(action: Action, known: Mapping[str, Estimate]) -> Estimate:
         return found
     if isinstance(action, MoveKeyRange) and action.tables is not None:
         size = sum(number for _, number, _ in action.tables)
-        return Estimate(round(size / _MOVE_BYTES_PER_S, 1), "at 60 MB/s, not measured here")
+        return Estimate(round(size / _MOVE_BYTES_PER_S, 1), "at an assumed 60 MB/s")
     return Estimate(None, "none has run here yet")

@@ -141,7 +141,7 @@ def timing(report: PlanReport) -> str:
     if not seconds or book_keeping(report):
         return ""
     bases = dict.fromkeys(_basis(step) for step in steps if step.estimate.seconds is not None)
-    rests = ", ".join(basis for basis in bases if basis)
+    rests = ", ".join(sorted(filter(None, bases), key=lambda basis: basis != _MEASURED))
     rests = f" ({rests})" if rests else ""
     unknown = sum(step.visible for step in steps if step.estimate.seconds is None)
     if unknown:
@@ -151,11 +151,14 @@ def timing(report: PlanReport) -> str:
     return f"About {duration(seconds)} in all{rests}."
 
 
+_MEASURED = "measured here"
+
+
 def _basis(step: Step) -> str:
     """Return in a phrase what an estimate rests on."""
     basis = step.estimate.basis
     if basis.startswith("median of "):
-        return "measured here"
+        return _MEASURED
     return f"moves {basis}" if isinstance(step.action, act.MoveKeyRange) and basis else basis
 
 

@@ -18,7 +18,8 @@ from reconciler.model.desired import Place
 from reconciler.model.errors import Position
 from reconciler.model.names import DatabaseName
 from reconciler.model.observed import Unseen
-from reconciler.plan.actions import Estimate, Plan
+from reconciler.plan.actions import Estimate, MoveKeyRange, Plan
+from reconciler.plan.estimate import estimate
 from reconciler.plan.render import plan_schema, render_json, render_markdown, render_names
 from reconciler.plan.render_layout import clean, columns_of, wrapped
 from reconciler.plan.render_report import PlanReport, ShownDatabase, ShownFinding, duration, size
@@ -200,6 +201,21 @@ def test_a_time_that_is_not_whole_is_said_to_be_a_least() -> None:
         cases.split(), plan=dataclasses.replace(cases.split().plan, steps=steps)
     )
     assert timing(report) == "At least about 40 s (measured here); 1 step has no estimate yet."
+
+
+def test_a_time_that_was_measured_is_told_from_one_that_was_assumed() -> None:
+    move, first = sorted(
+        (s for s in cases.split().plan.steps if s.visible),
+        key=lambda step: not isinstance(step.action, MoveKeyRange),
+    )
+    steps = (
+        dataclasses.replace(move, estimate=estimate(move.action, {})),
+        dataclasses.replace(first, estimate=Estimate(40.0, "median of 1 run here"), after=()),
+    )
+    report = dataclasses.replace(
+        cases.split(), plan=dataclasses.replace(cases.split().plan, steps=steps)
+    )
+    assert timing(report).endswith(" in all (measured here, moves at an assumed 60 MB/s).")
 
 
 def test_names_are_the_ids_of_the_steps_in_order() -> None:
