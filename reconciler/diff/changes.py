@@ -21,7 +21,7 @@ from reconciler.model.desired import (
 )
 from reconciler.model.errors import ReconcilerError
 from reconciler.model.keyspace import KeySet
-from reconciler.model.moves import Move, Wish
+from reconciler.model.moves import Move, NumberBlock, Wish
 from reconciler.model.names import DatabaseKey, Epoch, MemberName, ScopeKey, ShardName
 from reconciler.model.routing import RoutingMap
 
@@ -163,7 +163,7 @@ class MoveKeys:
     """Keys that the routing map gives to one shard and the spec to another.
 
     ``tables`` are (name, bytes, rows) on the source, scaled by the share of its keys that moves;
-    None when the source was not seen.
+    None when the source was not seen. ``blocks`` are of the sequences that it divides.
     """
 
     database: DatabaseKey
@@ -178,6 +178,7 @@ class MoveKeys:
     place: Place
     latency_ratio_max: float = 0.0
     copy: CopyDriver = CopyDriver.OWN
+    blocks: tuple[NumberBlock, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ def moves(database: Database, seen: ObservedDatabase, scopes: Scopes) -> Iterato
     if not isinstance(routing, RoutingMap):
         return
     there = {shard.key: shard for shard in seen.shards}
+    blocks = {(p.source_scope, p.target_scope, p.keys): p.blocks for p in seen.preflights}
     owned = KeySetIndex(owner.keys for owner in routing.owners)
     for shard in database.shards:
         for index, keys in owned.shared(shard.keys):
@@ -40,6 +41,7 @@ def moves(database: Database, seen: ObservedDatabase, scopes: Scopes) -> Iterato
                     shard.place.at("keys"),
                     database.resharding.latency_ratio_max,
                     database.resharding.copy,
+                    blocks.get((source, scopes[shard.name], keys), ()),
                 )
 
 

@@ -57,6 +57,7 @@ from reconciler.model.moves import (
     Move,
     MoveId,
     MoveView,
+    NumberBlock,
     Obstacle,
     Side,
 )
@@ -89,6 +90,16 @@ class LogicalMover:
         if target is None:
             return replication_preflight.preflight_source(ends)
         return replication_preflight.preflight(ends)
+
+    def number_blocks(
+        self, move: Move, source: Seat, target: Seat | None
+    ) -> tuple[NumberBlock, ...]:
+        """Return the blocks that the sequences of both sides would get now; changes nothing.
+
+        Without a target, those of one that was just made. Raises NumbersUsedUp.
+        """
+        ends = self._ends(move, source, target or source, _NOBODY)
+        return replication_numbers.number_blocks(ends, new=target is None)
 
     def view(self, move: Move, source: Seat, target: Seat, map_epoch: Epoch) -> MoveView:
         """Return what is seen. A side that does not answer is Unseen; nothing is raised for it."""

@@ -21,6 +21,7 @@ from reconciler.edges.postgres_guards import ATTEMPTS_MAX, PAUSE_S, WRITERS_WAIT
 from reconciler.edges.postgres_session import Target as Server
 from reconciler.edges.replication_ends import Ends, NotReady, open_session
 from reconciler.model.errors import ReconcilerError
+from reconciler.model.moves import NumberBlock
 from reconciler.model.names import FencingToken
 
 EXACT_MAX = 2**53 - 1
@@ -84,6 +85,12 @@ class Block:
     start: bool = False
 
     @property
+    def values(self) -> tuple[int, int]:
+        """The next value that it gives out, and the last one."""
+        n = self.numbers
+        return (n.at + 1, n.last) if n.up else (-(n.at + 1), -n.last)
+
+    @property
     def statement(self) -> sql.Composed:
         """Return the ALTER SEQUENCE."""
         n = self.numbers
@@ -141,6 +148,27 @@ def divided(here: Numbers, there: Numbers) -> tuple[Block, Block]:
         Block(replace(here, last=middle, at=at), restart=at != here.at),
         Block(replace(there, first=middle + 1, last=last, at=middle), start=True),
     )
+
+
+def fresh(mine: dict[tuple[str, str], Numbers]) -> dict[tuple[str, str], Numbers]:
+    """Return the sequences of a shard that was just made, by those of another one."""
+    return {key: replace(one, at=one.first - 1, used=False) for key, one in mine.items()}
+
+
+def number_blocks(ends: Ends, *, new: bool) -> tuple[NumberBlock, ...]:
+    """Return what each side would give out if they were divided now. Raises NumbersUsedUp."""
+    with open_session(ends.source) as here:
+        mine = read_numbers(here)
+    if new:
+        theirs = fresh(mine)
+    else:
+        with open_session(ends.target) as there:
+            theirs = read_numbers(there)
+    found = []
+    for one, other in shared(mine, theirs):
+        lower, upper = divided(one, other)
+        found.append(NumberBlock(f"{one.schema}.{one.name}", lower.values, upper.values))
+    return tuple(found)
 
 
 def divide_sequences(ends: Ends) -> None:

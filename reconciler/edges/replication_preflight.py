@@ -14,6 +14,14 @@ from psycopg import sql
 
 from reconciler.edges.postgres_session import Target as Server
 from reconciler.edges.replication_ends import Ends, one_text, open_session, patient
+from reconciler.edges.replication_numbers import (
+    Numbers,
+    NumbersUsedUp,
+    divided,
+    fresh,
+    read_numbers,
+    shared,
+)
 from reconciler.edges.replication_streams import has_identity
 from reconciler.edges.replication_tables import MovedTable, known_tables, new_reference
 from reconciler.model.desired import CopyDriver
@@ -34,8 +42,9 @@ def preflight_source(ends: Ends) -> tuple[Obstacle, ...]:
     """Return what the source alone tells to be in the way. Changes nothing."""
     with open_session(ends.source) as here:
         seen = _look(here, ends)
-        native = tuple(_native(ends, here, seen))
-    return tuple(dict.fromkeys((*_shard(ends.source, seen), *_source_only(ends, seen), *native)))
+        mine = read_numbers(here)
+        more = (*_native(ends, here, seen), *_numbers(mine, fresh(mine)))
+    return tuple(dict.fromkeys((*_shard(ends.source, seen), *_source_only(ends, seen), *more)))
 
 
 def preflight(ends: Ends) -> tuple[Obstacle, ...]:
@@ -55,6 +64,7 @@ def preflight(ends: Ends) -> tuple[Obstacle, ...]:
             *_room(ends, source),
             *_columns(ends, mine, theirs),
             *_native(ends, here, source),
+            *_numbers(read_numbers(here), read_numbers(there)),
         ]
         if not found:
             found.extend(_foreign_rows(there, ends, theirs, installed=target["installed"]))
@@ -227,6 +237,17 @@ def _native(ends: Ends, here: psycopg.Connection, seen: dict[str, Any]) -> Itera
                 "it has no primary key, so tablesync does not bring it",
                 "add a primary key, or move with resharding.copy: own",
             )
+
+
+def _numbers(
+    mine: dict[tuple[str, str], Numbers], theirs: dict[tuple[str, str], Numbers]
+) -> Iterator[Obstacle]:
+    """Sequences with too little left for a block of its own at each side."""
+    for one, other in shared(mine, theirs):
+        try:
+            divided(one, other)
+        except NumbersUsedUp as error:
+            yield Obstacle("", f"{error.subject}: {error.problem}", error.remedy)
 
 
 def _foreign_rows(

@@ -82,7 +82,9 @@ def _preflight(
             return Preflight(*where, silent)
         whole = all(_has_schema(there, scope, database) for scope in where[:2])
         target = _seat(eyes, there, change.target_scope) if whole else None
-        return Preflight(*where, mover.preflight(move, source, target))
+        obstacles = mover.preflight(move, source, target)
+        blocks = () if obstacles else mover.number_blocks(move, source, target)
+        return Preflight(*where, obstacles, blocks)
     except ReconcilerError as error:
         unseen = Unseen("postgres", error.subject, f"{error.code} {error.problem}")
         return Preflight(*where, unseen)

@@ -20,6 +20,7 @@ from reconciler.model.moves import (
     Move,
     MoveId,
     MoveView,
+    NumberBlock,
     Obstacle,
     Side,
 )
@@ -236,6 +237,12 @@ class Mover(Protocol):
 
     def preflight(self, move: Move, source: Seat, target: Seat | None) -> tuple[Obstacle, ...]:
         """Return what stands in the way; without a target, of what the source alone tells."""
+        ...
+
+    def number_blocks(
+        self, move: Move, source: Seat, target: Seat | None
+    ) -> tuple[NumberBlock, ...]:
+        """Return how DivideSequences would divide them now; without a target, as for a new one."""
         ...
 
     def view(self, move: Move, source: Seat, target: Seat, map_epoch: Epoch) -> MoveView:

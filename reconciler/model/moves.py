@@ -234,13 +234,26 @@ class Obstacle:
 
 
 @dataclass(frozen=True, slots=True)
+class NumberBlock:
+    """What each side of a move will give out of a sequence: its next value and its last one."""
+
+    sequence: str
+    source: tuple[int, int]
+    target: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
 class Preflight:
-    """What stands in the way of a move that is wanted and has not begun; Unseen: no answer."""
+    """What stands in the way of a move that is wanted and has not begun; Unseen: no answer.
+
+    ``blocks`` are of the sequences that the move will divide, as they stand now.
+    """
 
     source_scope: ScopeKey
     target_scope: ScopeKey
     keys: KeySet
     found: tuple[Obstacle, ...] | Unseen
+    blocks: tuple[NumberBlock, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

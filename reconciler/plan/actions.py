@@ -21,7 +21,7 @@ from reconciler.model.desired import (
     ShardedTable,
 )
 from reconciler.model.keyspace import KeySet
-from reconciler.model.moves import Move, Wish
+from reconciler.model.moves import Move, NumberBlock, Wish
 from reconciler.model.names import DatabaseKey, Epoch, MemberName, ScopeKey, ShardName
 from reconciler.model.platform import ShardBlueprint
 from reconciler.model.routing import RoutingMap
@@ -145,7 +145,10 @@ class WriteRouting:
 
 @dataclass(frozen=True, slots=True)
 class MoveKeyRange:
-    """Move keys from one shard to another while applications write."""
+    """Move keys from one shard to another while applications write.
+
+    ``blocks`` tell what sequences will give out, as they stood when it was planned.
+    """
 
     database: DatabaseKey
     source: ShardName
@@ -158,6 +161,7 @@ class MoveKeyRange:
     rollback_window_s: int
     latency_ratio_max: float = 0.0
     copy: CopyDriver = CopyDriver.OWN
+    blocks: tuple[NumberBlock, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

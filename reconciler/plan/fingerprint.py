@@ -114,10 +114,10 @@ def digest_of(revision: Revision, steps: tuple[Step, ...], saw: tuple[tuple[str,
 
 
 def meaning_of(action: Action) -> Action:
-    """Return an action without the sizes that it was estimated from: they change by themselves."""
+    """Return an action without sizes and sequences as they stood: they change by themselves."""
     match action:
         case MoveKeyRange():
-            return replace(action, tables=None)
+            return replace(action, tables=None, blocks=())
         case DestroyShard():
             return replace(action, bytes=None)
         case _:

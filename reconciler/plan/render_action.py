@@ -26,6 +26,14 @@ class MovedTableV1(Struct, rename="camel"):
     rows: int
 
 
+class SequenceV1(Struct, rename="camel"):
+    """What each side of a move will give out of a sequence: the next value and the last one."""
+
+    name: str
+    source: tuple[int, int]
+    target: tuple[int, int]
+
+
 class ActionV1(Struct, rename="camel", omit_defaults=True):
     """What a step does; which fields are there depends on ``type``."""
 
@@ -55,6 +63,9 @@ class ActionV1(Struct, rename="camel", omit_defaults=True):
     pause_max_ms: int = 0
     rollback_window_s: int = 0
     copy: Annotated[str, Meta(description="Who brings the rows: own or native.")] = ""
+    sequences: Annotated[
+        list[SequenceV1], Meta(description="Those that the move divides, as they stood.")
+    ] = []
     bytes: Annotated[int | None, Meta(description="Data that is lost; null when unseen.")] = None
     owners: Annotated[dict[str, str], Meta(description="Key ranges by shard.")] = {}
     move: Annotated[str, Meta(description="The move's id.")] = ""
@@ -201,4 +212,5 @@ def _move(move: act.MoveKeyRange) -> ActionV1:
         source_scope=str(move.source_scope), target_scope=str(move.target_scope),
         pause_max_ms=move.pause_max_ms, rollback_window_s=move.rollback_window_s,
         copy=move.copy.value,
+        sequences=[SequenceV1(b.sequence, b.source, b.target) for b in move.blocks],
     )  # fmt: skip

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from reconciler.model.desired import CopyDriver
 from reconciler.model.keyspace import KeySet
 from reconciler.model.names import ShardName
@@ -14,6 +16,9 @@ from reconciler.plan.render_report import (
     listed,
     size,
 )
+
+SEQUENCES_MAX = 5
+"""Sequences of a move that are shown one by one."""
 
 
 def describe_moves(moves: list[MoveKeyRange], known: ShownDatabase) -> str:
@@ -82,7 +87,22 @@ def move_notes(move: MoveKeyRange) -> tuple[str, ...]:
         f"writes to the range wait at most {duration(move.pause_max_ms / 1000)}; "
         f"reversible for {duration(move.rollback_window_s)}, then pruned from {move.source}",
         _DRIVERS[move.copy],
+        *_sequences(move),
     )
+
+
+def _sequences(move: MoveKeyRange) -> Iterator[str]:
+    """Yield what sequences give out from the cut on; of many, the first ones and how many more."""
+    for block in move.blocks[:SEQUENCES_MAX]:
+        name = block.sequence.removeprefix("public.")
+        (mine, last), (theirs, end) = block.source, block.target
+        yield (
+            f"sequence {name}, as it stands: {move.source} keeps {mine:,} to {last:,}, "
+            f"{move.target} gets {theirs:,} to {end:,}"
+        )
+    more = len(move.blocks) - SEQUENCES_MAX
+    if more > 0:
+        yield f"{counted(more, 'more sequence')} divided in the same way"
 
 
 _DRIVERS = {

@@ -65,6 +65,7 @@ def move_action(change: MoveKeys) -> MoveKeyRange:
         change.rollback_window_s,
         change.latency_ratio_max,
         change.copy,
+        change.blocks,
     )
 
 

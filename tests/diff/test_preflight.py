@@ -7,10 +7,11 @@ from dataclasses import replace
 from reconciler.diff.changes import ApplySchema, Difference, MoveKeys
 from reconciler.diff.refusals import MovedTableNotMade, MoveRefused
 from reconciler.model.desired import Database, SchemaFile, Shard
-from reconciler.model.moves import Obstacle, Preflight
+from reconciler.model.moves import NumberBlock, Obstacle, Preflight
 from reconciler.model.observed import ObservedState, Unseen
+from reconciler.plan.planner import make_plan
 from tests.diff.seen import difference, only, refused, there
-from tests.worlds import database, schema_file, shard, with_database
+from tests.worlds import database, desired, schema_file, shard, with_database
 
 TWO = (shard("s0", "-80"), shard("s1", "80-"))
 SPLIT = (shard("s0", "-40"), shard("s1", "80-"), shard("s2", "40-80"))
@@ -34,6 +35,20 @@ def test_an_obstacle_is_a_refusal_with_table_reason_and_cure() -> None:
 
 def test_a_move_without_obstacles_begins() -> None:
     assert only(told(database(*SPLIT), there(database(*TWO)), ()), MoveKeys)
+
+
+def test_a_move_says_what_sequences_will_give_out_and_a_plan_does_not_go_stale_by_it() -> None:
+    wanted, seen = database(*SPLIT), there(database(*TWO))
+    move = only(difference(wanted, seen), MoveKeys)
+    block = NumberBlock("public.s", (8, 90), (91, 100))
+    where = (move.source_scope, move.target_scope, move.keys)
+    digests = set()
+    for blocks in ((block,), (replace(block, source=(9, 90)),)):
+        looked = with_database(seen, preflights=(Preflight(*where, (), blocks),))
+        found = difference(wanted, looked)
+        assert only(found, MoveKeys).blocks == blocks
+        digests.add(make_plan(desired(wanted), looked, found).digest)
+    assert len(digests) == 1
 
 
 def test_an_obstacle_that_passes_only_waits() -> None:

@@ -194,6 +194,29 @@ def test_no_value_of_a_sequence_is_given_out_twice(pair: Pair) -> None:
         connection.execute("INSERT INTO t (id) VALUES (-1)")
 
 
+@pytest.mark.parametrize("new", [True, False])
+def test_the_blocks_that_a_plan_tells_are_those_that_the_shards_get(pair: Pair, new: bool) -> None:
+    schema = "CREATE TABLE t (id bigint PRIMARY KEY);"
+    schema += "CREATE SEQUENCE up; CREATE SEQUENCE down INCREMENT -1"
+    world = make_world(pair, schema, (("public.t", "id"),))
+    world.source.rows("SELECT nextval('up'), nextval('down') FROM generate_series(1, 40)")
+    source, target = world.seats
+
+    told = world.mover.number_blocks(world.move, source, None if new else target)
+    world.go(until=lambda act: type(act).__name__ == "Cut")
+
+    query = "SELECT nextval('{0}'), CASE WHEN increment_by > 0 THEN max_value ELSE min_value END"
+    query += " FROM pg_sequences WHERE sequencename = '{0}'"
+    down, up = (
+        tuple(shard.rows(query.format(name))[0] for shard in (world.source, world.target))
+        for name in ("down", "up")
+    )
+    assert [(b.sequence, (b.source, b.target)) for b in told] == [
+        ("public.down", down), ("public.up", up),
+    ]  # fmt: skip
+    assert up[0][0] == 41
+
+
 def test_progress_ends_with_every_row_counted(pair: Pair) -> None:
     world = make_world(pair)
     load_accounts(world, 300)

@@ -107,6 +107,20 @@ def test_a_reference_table_that_is_not_there_is_an_obstacle(pair: Pair) -> None:
     assert (found.table, found.reason) == ("public.countries", "it is not at s0")
 
 
+def test_a_sequence_that_cannot_be_divided_is_an_obstacle(pair: Pair) -> None:
+    world = make_world(pair)
+    for shard in (world.source, world.target):
+        with shard.connect() as connection:
+            connection.execute("CREATE SEQUENCE short AS smallint START 32766")
+    world.source.rows("SELECT nextval('short')")
+
+    for target in (None, world.seats[1]):
+        (found,) = world.mover.preflight(world.move, world.seats[0], target)
+        assert found.reason == (
+            "sequence public.short: it has 1 values left, which are to be divided"
+        )
+
+
 def test_a_partition_that_is_a_foreign_table_is_an_obstacle(pair: Pair) -> None:
     schema = """
     CREATE TABLE parts (id bigint, at int, PRIMARY KEY (id, at)) PARTITION BY RANGE (at);

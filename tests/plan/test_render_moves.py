@@ -8,6 +8,7 @@ import pytest
 
 from reconciler.model.desired import CopyDriver, Place
 from reconciler.model.keyspace import KeyRange, KeySet, parse_key_set
+from reconciler.model.moves import NumberBlock
 from reconciler.model.names import (
     DatabaseKey,
     DatabaseName,
@@ -81,6 +82,14 @@ def test_a_move_says_how_long_writers_wait_how_long_it_is_reversible_and_how_row
     own = move("s0", "s1", parse_key_set("80-"))
     limits = "writes to the range wait at most 100 ms; reversible for 60 min, then pruned from s0"
     assert move_notes(own) == (limits, "rows come by a parallel binary copy: the fastest way")
+    divided = dataclasses.replace(
+        own, blocks=(NumberBlock("public.o_id_seq", (41, 900), (901, 1000)),)
+    )
+    assert move_notes(divided)[2:] == (
+        "sequence o_id_seq, as it stands: s0 keeps 41 to 900, s1 gets 901 to 1,000",
+    )
+    many = dataclasses.replace(own, blocks=divided.blocks * 7)
+    assert move_notes(many)[7:] == ("2 more sequences divided in the same way",)
     native = dataclasses.replace(own, copy=CopyDriver.NATIVE)
     by_tablesync = "rows come by tablesync, as asked for: slower, resumes by itself"
     assert move_notes(native) == (limits, by_tablesync)
