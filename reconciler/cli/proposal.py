@@ -30,7 +30,7 @@ def outlook(
     left = repository.merge_base(repository.commit(base), proposed)
     path = where.subpath or "."
     after = spec.read(repository.read(proposed, path, head))
-    before = spec.read(repository.read(left, path, base))
+    before = spec.read(repository.read(left, path, base), after)
     observed, told = _observed(session, (before, after), state)
     found = propose(before, after, observed, datetime.now(UTC))
     if found.outstanding:

@@ -8,6 +8,7 @@ into a hidden ``..data``.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
@@ -15,6 +16,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
+from io import FileIO
 from pathlib import Path
 
 from reconciler.model.desired import Revision
@@ -23,6 +25,8 @@ from reconciler.spec.documents import MANIFEST_SUFFIXES, Documents, SourceFile
 
 SUFFIXES = (*MANIFEST_SUFFIXES, ".sql")
 _SQL_WORD = re.compile(rb"\"([^\"\n]*\.sql)\"|'([^'\n]*\.sql)'|([^\s\"'\[\],{}#]+\.sql)")
+_READING = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+"""Non-blocking: a pipe that somebody named shop.yaml must not hang the reader."""
 _MAGIC = re.compile(r"[*?\[]")
 
 RevisionOf = Callable[[Path], Revision | None]
@@ -160,6 +164,26 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
+def _open_unless_link(path: Path) -> int | None:
+    """Open a file; None when it is a link. Resolving every path would cost more than reading."""
+    try:
+        return os.open(path, _READING | os.O_NOFOLLOW)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return None
+        raise
+
+
+def _read_up_to(file: FileIO, most: int) -> bytes:
+    """Read a file whole, or its first ``most`` bytes; no buffer is made of the bound's size."""
+    size = min(os.fstat(file.fileno()).st_size + 1, most)
+    parts, left = [], most
+    while left and (part := file.read(min(size, left))):
+        parts.append(part)
+        left -= len(part)
+    return b"".join(parts)
+
+
 class _Reader:
     """Collects files within the limits."""
 
@@ -179,12 +203,12 @@ class _Reader:
 
     def read_tree(self, top: Path, prefix: str) -> None:
         """Read every file that may matter below a folder."""
-        root = top.resolve()
+        root, below = top.resolve(), len(str(top / "_")) - 1
         for path, through_link in self._walk(top, root, frozenset((root,)), through_link=False):
-            name = prefix + path.relative_to(top).as_posix()
+            name = prefix + str(path)[below:]
             if through_link and not name.lower().endswith(".sql"):
                 continue  # its target is in the tree, so the document is read there
-            self.read_file(path, name, root)
+            self.read_file(path, name, root, is_walked=True)
 
     def _walk(
         self, folder: Path, root: Path, above: frozenset[Path], *, through_link: bool
@@ -219,22 +243,27 @@ class _Reader:
             problem = f"there are more than {self.limits.files_max:,} files"
             raise SourceTooLarge(where, problem, remedy="name the folder of the specs itself")
 
-    def read_file(self, path: Path, name: str, root: Path, *, is_named: bool = False) -> None:
-        """Read one file. A file named by the user may itself be a link to elsewhere."""
+    def read_file(
+        self, path: Path, name: str, root: Path, *, is_named: bool = False, is_walked: bool = False
+    ) -> None:
+        """Read one file. A file named by the user may itself be a link to elsewhere; one whose
+        folder was walked to (``is_walked``) is in the tree unless it is a link itself.
+        """
         try:
-            real = path.resolve(strict=True)
-            if not is_named and not real.is_relative_to(root):
-                self._leads_out(name, real)
-                return
-            # Non-blocking: a pipe that somebody named shop.yaml must not hang the reader.
-            descriptor = os.open(real, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-            with open(descriptor, "rb") as file:
+            descriptor = _open_unless_link(path) if is_walked else None
+            if descriptor is None:
+                real = path.resolve(strict=True)
+                if not is_named and not real.is_relative_to(root):
+                    self._leads_out(name, real)
+                    return
+                descriptor = os.open(real, _READING)
+            with open(descriptor, "rb", buffering=0) as file:
                 if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                     self.problems.append(
                         FileUnreadable(name, "it is not a regular file", where=Position(name))
                     )
                     return
-                data = file.read(self.limits.file_bytes_max + 1)
+                data = _read_up_to(file, self.limits.file_bytes_max + 1)
         except FileNotFoundError:
             self._leads_out(name, None)
         except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links, before 3.13

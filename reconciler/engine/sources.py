@@ -69,7 +69,7 @@ def take(state: SourceState, documents: Documents) -> SourceState:
     """Return the state after a revision was read: in force when all of it is right."""
     attempted = str(documents.revision)
     try:
-        loaded = spec.read(documents)
+        loaded = spec.read(documents, state.good)
         compiled(loaded)
     except ProblemsFound as found:
         return replace(state, attempted=attempted, problems=tuple(found.problems), unreachable=None)

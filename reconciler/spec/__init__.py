@@ -9,11 +9,11 @@ if TYPE_CHECKING:
     from reconciler.spec.loaded import Loaded
 
 
-def read(documents: Documents) -> Loaded:
-    """Return what a source's documents ask for.
+def read(documents: Documents, earlier: Loaded | None = None) -> Loaded:
+    """Return what a source's documents ask for. ``earlier`` saves reading what did not change.
 
     Raises ProblemsFound with every problem of all files, each with file, line and column.
     """
     from reconciler.spec.loaded import load
 
-    return load(documents)
+    return load(documents, earlier)

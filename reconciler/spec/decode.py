@@ -28,8 +28,6 @@ from reconciler.spec.problems import (
 )
 from reconciler.spec.yaml_reader import Marks, Path, decode_text, parse
 
-CACHED_FILES = 4096
-"""Decoded files kept in memory, by path and content: a daemon reads mostly what it read before."""
 _OWN_NAMES = [kind for kind in KINDS if kind not in ("Policy", "PolicyTest")]
 """Kinds nobody else uses: their bare presence without an apiVersion makes a document ours."""
 _NEAR = 0.85
@@ -52,7 +50,6 @@ class DecodedFile:
     estranged: bool = False
 
 
-@lru_cache(maxsize=CACHED_FILES)
 def decode_file(path: str, data: bytes) -> DecodedFile:
     """Read one file completely; never raises for what a user wrote."""
     text = decode_text(data, path)

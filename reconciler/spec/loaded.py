@@ -9,12 +9,11 @@ from msgspec import UNSET
 
 from reconciler.model.desired import Database, DesiredState, Place
 from reconciler.model.errors import Position, ReconcilerError
-from reconciler.model.names import DatabaseKey
-from reconciler.spec.decode import decode_file, locate
+from reconciler.spec.decode import DecodedFile, decode_file, locate
 from reconciler.spec.documents import Documents
 from reconciler.spec.manifest import ShardedDatabase
 from reconciler.spec.manifest_other import Manifest, Policy, PolicyTest, ReconcilerConfig
-from reconciler.spec.problems import DocumentTwice, NotExactlyOne, Problems
+from reconciler.spec.problems import DocumentTwice, Found, NotExactlyOne, Problems
 from reconciler.spec.resolve import resolve_database
 from reconciler.spec.schemafiles import SchemaTree
 
@@ -36,8 +35,29 @@ class PlacedPolicyTest:
 
 
 @dataclass(frozen=True, slots=True)
+class _Resolved:
+    """A document's database, the schema files that it was made with, and its warnings."""
+
+    schema: tuple[tuple[tuple[str, str], ...], ...]
+    database: Database
+    warnings: tuple[Found, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ReadFile:
+    """What was made of a file; the same bytes beside the same schema files make it again."""
+
+    data: bytes
+    decoded: DecodedFile
+    resolved: dict[int, _Resolved] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Loaded:
-    """All that a source holds at one revision. ``warnings`` have their positions."""
+    """All that a source holds at one revision. ``warnings`` have their positions.
+
+    ``read``: what was made of each file, by its path, for the next revision to take over.
+    """
 
     desired: DesiredState
     policies: tuple[PlacedPolicy, ...] = ()
@@ -45,6 +65,7 @@ class Loaded:
     config: ReconcilerConfig | None = None
     warnings: tuple[ReconcilerError, ...] = ()
     documents: Documents | None = field(default=None, repr=False)
+    read: Mapping[str, ReadFile] = field(default_factory=dict, repr=False, compare=False)
 
     def locate(self, place: Place) -> Position:
         """Return line and column of a place; only the file if it is not among the documents."""
@@ -58,8 +79,8 @@ def _locate(documents: Documents | None, place: Place) -> Position:
     return Position(place.file)
 
 
-def load(documents: Documents) -> Loaded:
-    """Read, check and resolve everything.
+def load(documents: Documents, earlier: Loaded | None = None) -> Loaded:
+    """Read, check and resolve everything; what did not change is taken over from ``earlier``.
 
     Raises ProblemsFound with every problem of all files, each with its position.
     """
@@ -68,10 +89,15 @@ def load(documents: Documents) -> Loaded:
         problems.add(problem.where or Position(documents.source), problem)
     manifests: list[tuple[Place, Manifest]] = []
     foreign: list[str] = []
+    before = earlier.read if earlier else {}
+    read: dict[str, ReadFile] = {}
     for file in documents.files:
         if not file.is_manifest:
             continue
-        decoded = decode_file(file.path, file.data)
+        known = before.get(file.path)
+        if known is None or known.data != file.data:
+            known = ReadFile(file.data, decode_file(file.path, file.data))
+        decoded, read[file.path] = known.decoded, known
         manifests += decoded.manifests
         if decoded.foreign or decoded.estranged:
             foreign.append(file.path)
@@ -79,7 +105,7 @@ def load(documents: Documents) -> Loaded:
             problems.add(place, error)
         for place, error in decoded.warnings:
             problems.warn(place, error)
-    loaded = _resolve(documents, manifests, foreign, problems)
+    loaded = _resolve(documents, manifests, foreign, read, problems)
 
     data = {file.path: file.data for file in documents.files}
 
@@ -94,6 +120,7 @@ def load(documents: Documents) -> Loaded:
         loaded.config,
         problems.warnings(at),
         documents,
+        read,
     )
 
 
@@ -101,18 +128,18 @@ def _resolve(
     documents: Documents,
     manifests: list[tuple[Place, Manifest]],
     foreign: list[str],
+    read: Mapping[str, ReadFile],
     problems: Problems,
 ) -> Loaded:
     tree = SchemaTree({file.path: file.data for file in documents.files})
-    databases: list[tuple[DatabaseKey, Database]] = []
+    databases: list[Database] = []
     policies: list[PlacedPolicy] = []
     tests: list[PlacedPolicyTest] = []
     config: ReconcilerConfig | None = None
     for place, manifest in manifests:
         match manifest:
             case ShardedDatabase():
-                database = resolve_database(manifest, place, tree, problems)
-                databases.append((database.key, database))
+                databases.append(_database(manifest, place, tree, read[place.file], problems))
             case Policy():
                 policies.append(PlacedPolicy(manifest, place))
             case PolicyTest():
@@ -124,12 +151,33 @@ def _resolve(
     desired = DesiredState(
         source=documents.source,
         revision=documents.revision,
-        databases=tuple(database for _, database in sorted(databases, key=lambda d: d[0])),
+        databases=tuple(sorted(databases, key=lambda database: database.key)),
         foreign_files=documents.foreign_files + len(foreign),
         root=documents.root,
         files_without_spec=frozenset(path.removeprefix(documents.root) for path in foreign),
     )
     return Loaded(desired, tuple(policies), tuple(tests), config)
+
+
+def _database(
+    manifest: ShardedDatabase, place: Place, tree: SchemaTree, file: ReadFile, problems: Problems
+) -> Database:
+    """Resolve a document, or take over what was made of it. One with a problem is never kept."""
+    folder, schema = place.file.rpartition("/")[0], manifest.spec.schema
+    patterns = () if schema is UNSET else schema.files
+    marks = tuple(tree.marks(folder, pattern) for pattern in patterns)
+    known = file.resolved.get(place.document)
+    if known is None or known.schema != marks:
+        own = Problems()
+        database = resolve_database(manifest, place, tree, own)
+        known = _Resolved(marks, database, own.noted_warnings)
+        for at, problem in own.noted:
+            problems.add(at, problem)
+        if not own.noted:
+            file.resolved[place.document] = known
+    for at, warning in known.warnings:
+        problems.warn(at, warning)
+    return known.database
 
 
 def _check_sources(config: ReconcilerConfig, place: Place, problems: Problems) -> None:

@@ -31,6 +31,16 @@ class Problems:
         """Note something that is worth a look but stops nothing."""
         self._warnings.append((place, error))
 
+    @property
+    def noted(self) -> tuple[Found, ...]:
+        """All problems so far."""
+        return tuple(self._found)
+
+    @property
+    def noted_warnings(self) -> tuple[Found, ...]:
+        """All warnings so far."""
+        return tuple(self._warnings)
+
     def raise_if_any(self, locate: Locate) -> None:
         """Raise ProblemsFound with every problem noted, each with line and column."""
         if self._found:

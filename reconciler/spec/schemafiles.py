@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from fnmatch import translate
 from functools import lru_cache
 from hashlib import sha256
@@ -50,13 +51,26 @@ class SchemaFileUnfit(ReconcilerError):
     code = "SP118"
 
 
+@dataclass(frozen=True, slots=True)
+class _ReadFile:
+    """A schema file as all documents of a folder share it; ``problem`` says why it is unfit."""
+
+    file: SchemaFile
+    problem: str
+    wrong: tuple[tuple[int, ReconcilerError], ...]
+
+
 class SchemaTree:
-    """The SQL files of a source. Matches are kept: many documents of a folder ask for the same."""
+    """The SQL files of a source. What is found and read is kept: many documents of a folder ask for
+    the same.
+    """
 
     def __init__(self, files: Mapping[str, bytes]) -> None:
         self._files = files
         self._paths = sorted(path for path in files if not _is_manifest(path))
         self._matches: dict[tuple[str, str], list[str]] = {}
+        self._marks: dict[tuple[str, str], tuple[tuple[str, str], ...]] = {}
+        self._read: dict[tuple[str, str], _ReadFile] = {}
 
     def inside(self, folder: str) -> list[str]:
         """Return the names of all files below a folder, relative to it, sorted."""
@@ -73,9 +87,20 @@ class SchemaTree:
             self._matches[key] = [name for name in self.inside(folder) if full(name)]
         return self._matches[key]
 
-    def data(self, folder: str, name: str) -> bytes:
-        """Return the bytes of a file below a folder."""
-        return self._files[f"{folder}/{name}" if folder else name]
+    def read(self, folder: str, name: str) -> _ReadFile:
+        """Return a file below a folder, read."""
+        key = (folder, name)
+        if key not in self._read:
+            self._read[key] = _read(name, self._files[f"{folder}/{name}" if folder else name])
+        return self._read[key]
+
+    def marks(self, folder: str, pattern: str) -> tuple[tuple[str, str], ...]:
+        """Return names and digests of the files that a pattern of a document finds."""
+        key = (folder, pattern)
+        if key not in self._marks:
+            names = self.matching(folder, _clean(pattern))
+            self._marks[key] = tuple((n, self.read(folder, n).file.sha256) for n in names)
+        return self._marks[key]
 
 
 def find_schema_files(
@@ -90,7 +115,7 @@ def find_schema_files(
     found: dict[str, SchemaFile] = {}
     for index, pattern in enumerate(patterns):
         at = place.at(index)
-        clean = pattern.removeprefix("./")
+        clean = _clean(pattern)
         if _leads_out(clean):
             problem = f"{quoted(pattern)} leads out of the folder of {place.file}"
             problems.add(at, SchemaFileOutOfTree("schema", problem, remedy="move the file inside"))
@@ -100,12 +125,16 @@ def find_schema_files(
             problems.add(at, _missing(pattern, folder, tree.inside(folder)))
         for name in names:
             if name not in found:
-                _add(found, name, tree.data(folder, name), at, problems)
+                _add(found, tree.read(folder, name), at, problems)
     return tuple(found.values())
 
 
 def _is_manifest(path: str) -> bool:
     return path.lower().endswith(MANIFEST_SUFFIXES)
+
+
+def _clean(pattern: str) -> str:
+    return pattern.removeprefix("./")
 
 
 def _leads_out(pattern: str) -> bool:
@@ -134,30 +163,32 @@ def _missing(pattern: str, folder: str, inside: list[str]) -> ReconcilerError:
     return SchemaFileMissing("schema", problem, remedy=remedy)
 
 
-def _add(
-    found: dict[str, SchemaFile], name: str, data: bytes, place: Place, problems: Problems
-) -> None:
-    problem = ""
+def _read(name: str, data: bytes) -> _ReadFile:
+    problem = text = ""
     if not name.endswith(".sql"):
         problem = "its name does not end in .sql"
     elif len(data) > SCHEMA_FILE_BYTES_MAX:
         problem = f"it has {len(data):,} bytes, more than the {SCHEMA_FILE_BYTES_MAX:,} allowed"
-    elif len(found) >= SCHEMA_FILES_MAX:
-        problem = f"it is one more than the {SCHEMA_FILES_MAX:,} schema files allowed"
     elif b"\0" in data:
         problem = "it holds a NUL character"
-    text = ""
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as bad:
         problem = problem or f"byte {bad.start} is not UTF-8"
+    head = (line.strip().lower() for line in text.splitlines()[:_MARKER_LINES])
+    file = SchemaFile(name, sha256(data).hexdigest(), text, NO_TRANSACTION not in head)
+    return _ReadFile(file, problem, () if problem else tuple(statement_problems(file)))
+
+
+def _add(found: dict[str, SchemaFile], read: _ReadFile, place: Place, problems: Problems) -> None:
+    name, problem = read.file.name, read.problem
+    if len(found) >= SCHEMA_FILES_MAX:
+        problem = f"it is one more than the {SCHEMA_FILES_MAX:,} schema files allowed"
     if problem:
         problems.add(place, SchemaFileUnfit(f"schema file {name}", problem))
         return
-    head = (line.strip().lower() for line in text.splitlines()[:_MARKER_LINES])
-    file = SchemaFile(name, sha256(data).hexdigest(), text, NO_TRANSACTION not in head)
-    found[name] = file
+    found[name] = read.file
     folder, slash, _ = place.file.rpartition("/")
-    for offset, error in statement_problems(file):
-        where = Position(f"{folder}{slash}{name}", *line_and_column(text, offset))
+    for offset, error in read.wrong:
+        where = Position(f"{folder}{slash}{name}", *line_and_column(read.file.text, offset))
         problems.add(where, error)
