@@ -72,7 +72,9 @@ class Daemon:
                 self.log.info("source left", source=name)
         for name, source in kept.items():
             if name not in self._followers:
-                self._followers[name] = Follower(source, self._news, self.log)
+                self._followers[name] = Follower(
+                    source, self._news, self._count_look, self.log
+                )  # fmt: skip
                 self._followers[name].start()
                 self.log.info("source followed", source=name, interval_s=source.interval_s)
         self._news(None)
@@ -130,12 +132,13 @@ class Daemon:
             self.log.error("policies kept", code=problem.code, error=str(problem))
         for state in states:
             self.metrics.quarantined.labels(state.name).set(int(bool(state.problems)))
-            result = "unreachable" if state.unreachable else "read"
-            self.metrics.fetches.labels(state.name, result).inc()
         for key in changed(before, wanted):
             self.rounds.ask(key)
         if self.leader.tenure:
             self._write_daemon()
+
+    def _count_look(self, source: str, result: str) -> None:
+        self.metrics.fetches.labels(source, result).inc()
 
     def _lead(self) -> None:
         """Stand until we lead; then hear requests, and ask for a routine look now and then."""

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import socket
 import threading
+import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, cast
 
 from reconciler.model.errors import ReconcilerError
 
+_Request = socket.socket | tuple[bytes, socket.socket]  # the second is that of datagrams
 Answer = tuple[int, str, bytes]
 """Status, content type, body."""
 CALLERS_MAX = 64
-"""Connections that are answered at once; more are closed unread."""
-
+"""Connections that are answered at once; more wait for one of them to end."""
+PATIENCE_S = 1.0
+"""A connection that is open for longer gives way to a new one, so that nobody who only holds
+connections keeps a probe out."""
+BACKLOG = 512
+"""Connections that wait to be accepted. One that finds no room asks again only after a second:
+a probe would be late by that while forges push."""
 
 NOT_FOUND: Answer = (404, "text/plain", b"not found\n")
-THREADS = 64
-"""Threads that the rest of the daemon may have: sources, workers, the lease."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +40,48 @@ class AddressTaken(ReconcilerError):
     """The address for probes and metrics cannot be listened on."""
 
     code = "DM103"
+
+
+class _Server(ThreadingHTTPServer):
+    """A thread a connection, and a bound on them."""
+
+    request_queue_size = BACKLOG
+    daemon_threads = True
+
+    def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
+        self._changed = threading.Condition()
+        self._since: dict[socket.socket, float] = {}
+        super().__init__(address, handler)
+
+    def verify_request(self, *_: object) -> bool:
+        """Wait until there is room: one ends, or the longest of them has had its time."""
+        with self._changed:
+            while len(self._since) >= CALLERS_MAX:
+                longest, since = next(iter(self._since.items()))
+                left_s = PATIENCE_S - (time.monotonic() - since)
+                if left_s > 0:
+                    self._changed.wait(left_s)
+                    continue
+                del self._since[longest]
+                with suppress(OSError):  # it has just ended by itself
+                    longest.shutdown(socket.SHUT_RDWR)
+        return True
+
+    def process_request(self, request: _Request, client_address: Any) -> None:
+        """Answer it in a thread of its own."""
+        with self._changed:
+            self._since[cast("socket.socket", request)] = time.monotonic()
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: _Request) -> None:
+        """It is over."""
+        with self._changed:
+            self._since.pop(cast("socket.socket", request), None)
+            self._changed.notify()
+        super().shutdown_request(request)
+
+    def handle_error(self, request: _Request, client_address: object) -> None:
+        """Who leaves before the answer is no news; nothing is written but log lines."""
 
 
 class Endpoints:
@@ -76,13 +126,7 @@ class Endpoints:
             def log_message(self, *_: object) -> None:
                 """Probes come every few seconds; they are no news."""
 
-        class Server(ThreadingHTTPServer):
-            def verify_request(self, *_: object) -> bool:
-                return threading.active_count() < CALLERS_MAX + others
-
-        others = threading.active_count() + THREADS
-        self._server = Server((host, port), Handler)
-        self._server.daemon_threads = True
+        self._server = _Server((host, port), Handler)
         self._thread = threading.Thread(target=self._server.serve_forever, name="http", daemon=True)
 
     @property

@@ -25,14 +25,21 @@ JITTER = 0.1
 
 
 class Follower:
-    """Follows one source; ``news`` is called with each state that differs from the one before."""
+    """Follows one source; ``news`` is called with each state that differs from the one before.
+
+    ``looked`` hears of each look and its result: read, unchanged, unreachable or broken.
+    """
 
     def __init__(
-        self, source: FollowedSource, news: Callable[[SourceState], None], log: Any
+        self,
+        source: FollowedSource,
+        news: Callable[[SourceState], None],
+        looked: Callable[[str, str], None],
+        log: Any,
     ) -> None:
         self.source = source
         self.state = SourceState(source.name)
-        self._news, self._log = news, log.bind(source=source.name)
+        self._news, self._looked, self._log = news, looked, log.bind(source=source.name)
         self._poke, self._over = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"source {source.name}", daemon=True)
 
@@ -57,15 +64,16 @@ class Follower:
                 self._log.warning("cannot watch, only polling", interval_s=self.source.interval_s)
             while not self._over.is_set():
                 self._poke.clear()
-                self._look()
+                self._looked(self.source.name, self._look())
                 looked_at = time.monotonic()
                 wait = self.source.interval_s * (1 + random.random() * JITTER)  # noqa: S311
                 if self._poke.wait(wait) and not self._over.is_set():
                     apart = APART_S - (time.monotonic() - looked_at)
                     self._over.wait(max(SETTLE_S, apart))
 
-    def _look(self) -> None:
-        before = self.state
+    def _look(self) -> str:
+        """Look once; return the result."""
+        before, result = self.state, "unchanged"
         try:
             # A commit in doubt is looked at again: the file of believed keys may have changed.
             known = "" if _doubted(before) else before.attempted
@@ -74,6 +82,7 @@ class Follower:
                 self.source.request, known, mounted=self.source.mounted, standing=standing
             )
             if documents is not None:
+                result = "read"
                 after = take(before, documents)
                 if not _doubted(before) or _told_as(after) != _told_as(before):
                     self.state = after
@@ -82,13 +91,14 @@ class Follower:
                     before.name, before.good, before.attempted, before.problems
                 )
         except ReconcilerError as error:
-            self.state = take_failure(before, error)
+            self.state, result = take_failure(before, error), "unreachable"
         except Exception as error:  # the thread must live: the next look starts afresh
             self._log.error("look failed", error=f"{type(error).__name__}: {error}")
-            return
+            return "broken"
         if self.state != before or not before.answered:
             self._tell(before)
             self._news(self.state)
+        return result
 
     def _tell(self, before: SourceState) -> None:
         state = self.state

@@ -166,7 +166,7 @@ def test_a_signed_push_is_applied_at_once_and_an_unsigned_one_is_not_heard(world
     assert _push(daemon, world, b"of the forge", "refs/heads/other") == 202
     assert (
         world.status()["daemon"]["sources"][0]["revision"]
-        == world.status()["databases"][0]["lastAppliedRevision"]
+        == world.database("hooked")["lastAppliedRevision"]
     ), "the source polls once an hour, and nobody whom it believes told it to look"
     assert _push(daemon, world, b"of the forge") == 202
     world.await_ready("hooked", lambda: _work_mem(scene, "hooked") == {"21MB"})
