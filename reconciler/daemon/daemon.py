@@ -247,10 +247,8 @@ class Daemon:
 
     def _hear_requests(self) -> None:
         found = records.requests(self.world.eyes.store)
-        before, self.rounds.requests = self.rounds.requests, found
-        for key in found.keys() - {k for k, mark in before.items() if found.get(k) == mark}:
+        for key in self.rounds.hear(found):
             self.log.info("asked to reconcile", database=str(key), mark=found[key][0])
-            self.rounds.ask(key)
 
     def _write_daemon(self) -> None:
         tenure = self.leader.tenure

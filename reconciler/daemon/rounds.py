@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from reconciler.daemon.leader import Leader
+from reconciler.daemon.sights import Sights
 from reconciler.engine import status as records
 from reconciler.engine.events import ApplyEvent, StepDone, StepFailed, StepStarted, StepWaits
 from reconciler.engine.leadership import Tenure
 from reconciler.engine.loop import World
 from reconciler.engine.reconcile import Again, Conclusion, failed, reconcile
 from reconciler.engine.records import decode_record, record_key
+from reconciler.engine.sight import Sight
 from reconciler.engine.sources import NOTHING, Wanted
 from reconciler.engine.workqueue import WorkQueue
 from reconciler.model.access import FencedOff
@@ -56,6 +58,7 @@ class Rounds:
         self._written = written
         self._lock = threading.Lock()
         self._queue: WorkQueue[DatabaseKey] = WorkQueue(time.monotonic, random.random)
+        self._sights = Sights(world.eyes)
         self._works: dict[DatabaseKey, _Work] = {}
         self._asked: dict[DatabaseKey, float] = {}
         self._statuses: dict[DatabaseKey, Status] = {}
@@ -74,6 +77,8 @@ class Rounds:
 
     def ask(self, key: DatabaseKey, *, routine: bool = False) -> None:
         """Ask for a round of a database; ``routine`` when nothing is known to have changed."""
+        if not routine:
+            self._sights.note(key)
         self._asked.setdefault(key, time.monotonic())
         self._queue.add(key, routine=routine)
         self._metrics.adds.labels(CONTROLLER).inc()
@@ -90,6 +95,18 @@ class Rounds:
     def remember(self, statuses: dict[DatabaseKey, Status]) -> None:
         """Begin a tenure with the statuses that are in etcd."""
         self._statuses = statuses
+        self._sights.forget()
+
+    def hear(self, found: dict[DatabaseKey, tuple[str, int]]) -> list[DatabaseKey]:
+        """Take over the open requests of people; ask for the new ones, which are returned."""
+        before = self.requests
+        new = sorted(key for key, mark in found.items() if before.get(key) != mark)
+        for key in new:  # first: a round that answers one must look after it was made
+            self._sights.note(key)
+        self.requests = found
+        for key in new:
+            self.ask(key)
+        return new
 
     def interrupt(self) -> None:
         """Stop all rounds at their next safe point."""
@@ -126,6 +143,7 @@ class Rounds:
         if tenure is None:
             return  # whoever leads next asks for it again
         stop, began = threading.Event(), time.monotonic()
+        mark = self.requests.get(key, ("", 0))
         with self._lock:
             wanted = self.wanted
             self._works[key] = _Work(stop, digest_of(wanted, key))
@@ -139,7 +157,7 @@ class Rounds:
                 del self._works[key]
         self._metrics.seconds.labels(CONTROLLER).observe(time.monotonic() - began)
         self._count(key, conclusion)
-        self._note(key, conclusion, source, revision, tenure)
+        self._note(key, conclusion, source, revision, mark, tenure)
         self._again(key, conclusion)
 
     def _conclude(
@@ -149,29 +167,34 @@ class Rounds:
         clash = wanted.clashes.get(key)
         if clash:
             return failed(clash), "", ""
+        sight = self._sights.of(key, self._queue.depth)
         try:
-            loaded = wanted.databases.get(key) or wanted.sources.get(self._recorded_source(key))
+            loaded = wanted.databases.get(key) or wanted.sources.get(
+                self._recorded_source(key, sight)
+            )
         except ReconcilerError as error:
             return failed(error), "", ""
         if loaded is None:
             text = "no source of this daemon holds it"
             return Conclusion(None, False, False, NOT_OURS, text, Again.ROUTINE), "", ""
         conclusion = reconcile(
-            self._world, loaded, key, wanted.policies, tenure, self._teller(key), stop
+            self._world, loaded, key, wanted.policies, tenure, self._teller(key), stop, sight
         )
         return conclusion, loaded.desired.source, str(loaded.desired.revision)
 
-    def _recorded_source(self, key: DatabaseKey) -> str:
+    def _recorded_source(self, key: DatabaseKey, sight: Sight | None) -> str:
         """Return which source applied a database last, empty when none did."""
         name = record_key(key)
-        found = self._world.eyes.store.read(name).get(name)
+        records = sight.records_of(key) if sight else self._world.eyes.store.read(name)
+        found = records.get(name)
         return decode_record(name, found.value, key, found.version).source if found else ""
 
     def _note(
-        self, key: DatabaseKey, conclusion: Conclusion, source: str, revision: str, tenure: Tenure
-    ) -> None:
+        self, key: DatabaseKey, conclusion: Conclusion, source: str, revision: str,
+        answered: tuple[str, int], tenure: Tenure,
+    ) -> None:  # fmt: skip
         """Write the status when it says something new; log what is worth a line."""
-        mark, version = self.requests.get(key, ("", 0))
+        mark, version = answered
         before = self._statuses.get(key) or Status(key, None, True, False, "", "")
         after = records.concluded(
             before, conclusion, source=source, revision=revision, handled=mark,
@@ -213,6 +236,7 @@ class Rounds:
         self._metrics.stalled.labels(key.namespace, key.name).set(int(conclusion.stalled))
 
     def _again(self, key: DatabaseKey, conclusion: Conclusion) -> None:
+        self._sights.note(key, SOON_S if conclusion.again is Again.SOON else 0.0)
         if conclusion.again is Again.BACKOFF or key in self._unwritten:
             self._queue.add_failed(key)
             return

@@ -25,6 +25,7 @@ from reconciler.engine.records import (
     decode_routing,
     move_of_key,
 )
+from reconciler.engine.sight import Sight
 from reconciler.model.access import Login, Versioned
 from reconciler.model.errors import ReconcilerError
 from reconciler.model.moves import Move
@@ -43,7 +44,10 @@ from reconciler.model.routing import AppliedRecord, RoutingMap
 
 @dataclass(frozen=True, slots=True)
 class Eyes:
-    """The edges that observing needs, and how many shards it asks at once."""
+    """The edges that observing needs, and how many shards it asks at once.
+
+    ``sight``: what was seen of all databases already, where only some are observed.
+    """
 
     platform: Platform
     store: Store
@@ -51,6 +55,7 @@ class Eyes:
     postgres: Postgres
     clock: Clock
     parallel: int
+    sight: Sight | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,13 +78,8 @@ def observe(
 
     Never raises for something that does not answer: that is a value.
     """
-    shards = eyes.platform.observe()
-    if only is not None:
-        shards = tuple(s for s in shards if DatabaseKey(s.key.namespace, s.database) in only)
-    with ThreadPoolExecutor(max_workers=eyes.parallel) as pool:
-        asked = pool.submit(_records, eyes.store, only)
-        seen = tuple(pool.map(lambda shard: _shard(eyes, shard), shards))
-        records = asked.result()
+    shards = _shards(eyes, only)
+    records, seen = _ask(eyes, shards, only)
     shards_of: dict[DatabaseKey, list[ObservedShard]] = {}
     for shard in seen:
         key = DatabaseKey(shard.key.namespace, shard.platform.database)
@@ -99,9 +99,30 @@ def observe(
     )
 
 
-def _records(store: Store, only: frozenset[DatabaseKey] | None) -> _Records:
+def _shards(eyes: Eyes, only: frozenset[DatabaseKey] | None) -> tuple[PlatformShard, ...]:
+    if only is None:
+        return eyes.platform.observe()
+    if eyes.sight is not None:
+        return tuple(s for key in sorted(only) for s in eyes.sight.shards.get(key, ()))
+    shards = eyes.platform.observe()
+    return tuple(s for s in shards if DatabaseKey(s.key.namespace, s.database) in only)
+
+
+def _ask(
+    eyes: Eyes, shards: tuple[PlatformShard, ...], only: frozenset[DatabaseKey] | None
+) -> tuple[_Records, tuple[ObservedShard, ...]]:
+    """Ask etcd and all shards at once; without shards there is nothing to do beside etcd."""
+    if not shards:
+        return _records(eyes, only), ()
+    with ThreadPoolExecutor(max_workers=eyes.parallel) as pool:
+        asked = pool.submit(_records, eyes, only)
+        seen = tuple(pool.map(lambda shard: _shard(eyes, shard), shards))
+        return asked.result(), seen
+
+
+def _records(eyes: Eyes, only: frozenset[DatabaseKey] | None) -> _Records:
     try:
-        found = store.read(ROOT) if only is None else _records_of(store, only)
+        found, operations = _found(eyes, only)
     except ReconcilerError as error:
         unseen = Unseen("etcd", "records", _why(error))
         return _Records({}, {}, {}, {}, Operations(), frozenset(), unseen)
@@ -122,17 +143,25 @@ def _records(store: Store, only: frozenset[DatabaseKey] | None) -> _Records:
     moves, broken = _moves(found)
     routing |= broken
     used = frozenset(key.removeprefix(PLANS) for key in found if key.startswith(PLANS))
-    operations = read_operations(found)
-    if only is not None:  # another database's apply may run beside this one
-        operations = Operations(tuple(o for o in operations.all if only & set(o.databases)))
     return _Records(routing, records, moves, suspended, operations, used, None)
 
 
-def _records_of(store: Store, only: frozenset[DatabaseKey]) -> dict[str, Versioned]:
-    found = store.read(OPERATIONS)
-    for key in only:
-        found |= store.read(database_prefix(key))
-    return found
+def _found(
+    eyes: Eyes, only: frozenset[DatabaseKey] | None
+) -> tuple[dict[str, Versioned], Operations]:
+    """Return records and operations: all, or those of some databases."""
+    if only is None:
+        found = eyes.store.read(ROOT)
+        return found, read_operations(found)
+    if eyes.sight is not None:
+        parts = [eyes.sight.records_of(key) for key in only]
+        operations = eyes.sight.operations_of(only)
+    else:
+        # Another database's apply may run beside this one.
+        ran = read_operations(eyes.store.read(OPERATIONS)).all
+        operations = Operations(tuple(o for o in ran if only & set(o.databases)))
+        parts = [eyes.store.read(database_prefix(key)) for key in only]
+    return {name: item for part in parts for name, item in part.items()}, operations
 
 
 def _moves(

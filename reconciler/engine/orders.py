@@ -132,7 +132,11 @@ def decode_suspension(item: Versioned) -> Suspension:
 def approval_of(store: Store, database: DatabaseKey) -> Approval | None:
     """Return the approval of a database, None without one that can be read."""
     key = approval_key(database)
-    item = store.read(key).get(key)
+    return decode_approval(store.read(key).get(key))
+
+
+def decode_approval(item: Versioned | None) -> Approval | None:
+    """Read an approval; None when there is none that can be read."""
     if item is None:
         return None
     try:

@@ -20,6 +20,7 @@ from reconciler.policy.rules import Outcome
 if TYPE_CHECKING:
     from reconciler.engine.leadership import Tenure
     from reconciler.engine.loop import Outlook, World
+    from reconciler.engine.sight import Sight
     from reconciler.policy.rules import PolicySet
     from reconciler.spec.loaded import Loaded
 
@@ -76,14 +77,20 @@ def reconcile(
     tenure: Tenure,
     watcher: Watcher,
     stop: threading.Event,
+    sight: Sight | None = None,
 ) -> Conclusion:
     """Bring one database to what its spec asks for, as far as that is possible now.
 
-    Raises FencedOff when the lease is lost; every other error is a conclusion.
+    ``sight`` is a shared look that may show that nothing is to be done; what is, is looked at
+    again. Raises FencedOff when the lease is lost; every other error is a conclusion.
     """
     try:
-        outlook = loop.look(world, loaded, policies, frozenset({key}), reports=True)
-        standing = judge(outlook) or _unapproved(world, outlook, key)
+        if sight is not None:
+            seen = replace(world, eyes=replace(world.eyes, sight=sight))
+            _, standing = _look(seen, loaded, key, policies)
+            if standing is not None:
+                return standing
+        outlook, standing = _look(world, loaded, key, policies)
         if standing is not None:
             return standing
         failures = _Failures(watcher)
@@ -103,6 +110,13 @@ def reconcile(
     return Conclusion(
         None, True, False, "Applied", f"{len(ended.done)} steps applied", Again.NOW, applied=True
     )
+
+
+def _look(
+    world: World, loaded: Loaded, key: DatabaseKey, policies: PolicySet
+) -> tuple[Outlook, Conclusion | None]:
+    outlook = loop.look(world, loaded, policies, frozenset({key}), reports=True)
+    return outlook, judge(outlook) or _unapproved(world, outlook, key)
 
 
 def judge(outlook: Outlook) -> Conclusion | None:
@@ -153,13 +167,17 @@ def _unapproved(world: World, outlook: Outlook, key: DatabaseKey) -> Conclusion 
     wanted = asked(database, outlook.plan.steps)
     if wanted is None:
         return None
-    store, now = world.eyes.store, world.clock.now()
-    given = orders.approval_of(store, key)
+    store, sight, now = world.eyes.store, world.eyes.sight, world.clock.now()
+    if sight is not None:
+        given = orders.decode_approval(sight.records_of(key).get(orders.approval_key(key)))
+    else:
+        given = orders.approval_of(store, key)
     documents = outlook.loaded.documents
     if documents and wanted.id in documents.approved and (given is None or given.id != wanted.id):
         given = orders.approval(wanted.id, f"commit {outlook.plan.revision.short}", now)
     standing = approved_or_not(wanted, given, now)
-    if standing is None and given is not None and not wanted.marks <= given.marks:
+    taken_up = standing is None and sight is None  # with a shared look, it is looked at again
+    if taken_up and given is not None and not wanted.marks <= given.marks:
         orders.approve(store, key, replace(given, marks=wanted.marks))
     return standing
 
