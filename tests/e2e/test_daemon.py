@@ -187,7 +187,7 @@ def test_two_daemons_never_lead_at_once_and_killing_is_a_normal_end(world: World
     wait_for(lambda: first.said("leading") or None, "the first leads")
     second = world.start()
     wait_for(lambda: second.said("not leading") or None, "the second waits")
-    assert second.page("/readyz")[0] == 200
+    wait_for(lambda: second.page("/readyz")[0] == 200, "readiness needs no leadership")
     world.await_ready("lead")
 
     # Stopped beyond its lease and continued, the former leader writes nothing.
