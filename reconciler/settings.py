@@ -79,6 +79,8 @@ class Settings:
     ``sources``: where specs come from when neither -f nor --git says it; only in the file.
     ``etcd``: addresses of another etcd than the platform's own; only in the file.
     ``interval``: how often the daemon looks at everything; only in the file.
+    ``prometheus``: address of the Prometheus that gates of roll-outs ask, empty without one;
+    ``prometheus_ca`` and ``prometheus_token`` are files: whom to trust, and the bearer token.
     ``origins``: where each value came from, by name.
     """
 
@@ -93,6 +95,9 @@ class Settings:
     sources: tuple[Source, ...] = ()
     etcd: tuple[str, ...] = ()
     interval: str = "30s"
+    prometheus: str = ""
+    prometheus_ca: str = ""
+    prometheus_token: str = ""
     origins: tuple[tuple[str, str], ...] = field(default=(), compare=False)
 
     def origin(self, name: str) -> str:
@@ -187,6 +192,11 @@ def _from_file(file: Path) -> dict[str, Any]:
         "etcd": tuple(spec.etcd.endpoints) if spec.etcd else UNSET,
         "interval": spec.interval,
     }
+    if spec.prometheus is not UNSET:
+        folder = file.absolute().parent
+        found["prometheus"] = spec.prometheus.url
+        for name, path in (("ca", spec.prometheus.ca), ("token", spec.prometheus.token_file)):
+            found[f"prometheus_{name}"] = str(folder / path) if path else UNSET
     return {name: value for name, value in found.items() if value is not UNSET}
 
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from reconciler.edges.local.platform import LocalPlatform
     from reconciler.edges.patroni import PatroniTimeouts
     from reconciler.edges.postgres_session import PostgresTimeouts
+    from reconciler.edges.prometheus import Prometheus
     from reconciler.engine.saved import SourceRequest
     from reconciler.settings import Settings
     from reconciler.spec.documents import Documents
@@ -82,6 +83,17 @@ def _open(settings: Settings, *, reads_only: bool) -> World:
         settings=settings,
         actor=actor(),
         is_gone=is_gone,
+        gauge=_gauge(settings),
+    )
+
+
+def _gauge(settings: Settings) -> Prometheus | None:
+    if not settings.prometheus:
+        return None
+    from reconciler.edges.prometheus import Prometheus
+
+    return Prometheus(
+        settings.prometheus, settings.prometheus_ca, settings.prometheus_token, settings.answer_s
     )
 
 

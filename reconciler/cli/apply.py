@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from reconciler.engine.events import ApplyEnded
     from reconciler.engine.loop import Outlook, World
     from reconciler.engine.saved import SavedPlan, SourceRequest
+    from reconciler.plan.actions import Step
     from reconciler.plan.render_report import PlanReport
 
 INTERRUPTED = 130
@@ -143,16 +144,29 @@ def _apply(call: _Call, saved: SavedPlan | None) -> int:
         _tell_json(call, report, outlook, None)
         return exit_code(report, detailed=call.detailed)
     if not report.blocking:
-        _ask(call, report)
+        if not outlook.ready:
+            return _wait(call, world, outlook)
+        _ask(call, report, outlook.ready)
     return _perform(call, world, outlook, report, single_use=saved is not None)
 
 
-def _ask(call: _Call, report: PlanReport) -> None:
+def _wait(call: _Call, world: World, outlook: Outlook) -> int:
+    """Say what a roll-out waits for, of which nothing can be done now."""
+    from reconciler.engine import loop
+
+    loop.act(world, outlook, lambda _: None, threading.Event())  # it is noted since when it bakes
+    for one in outlook.standings:
+        tell_line(f"{style_for(sys.stderr)('warn', one.phase.value)}: {one.database}: {one.text}")
+    tell_line(f"      go on with: {call.again}")
+    return HELD if call.detailed else 1
+
+
+def _ask(call: _Call, report: PlanReport, ready: tuple[Step, ...]) -> None:
     from reconciler.cli.confirm import confirm
     from reconciler.plan.actions import Risk
     from reconciler.plan.render_report import counted
 
-    visible = sum(step.visible for step in report.plan.steps)
+    visible = sum(step.visible for step in ready)
     if not visible:  # notes of our own, which change nothing of anybody's
         return
     steps = counted(visible, "step")
@@ -203,6 +217,8 @@ def sum_of(ended: ApplyEnded, stopped: set[str]) -> str:
 
 
 def _finish(call: _Call, outlook: Outlook, ended: ApplyEnded, stopped: set[str]) -> int:
+    from reconciler.plan.render_report import duration
+
     done = sum_of(ended, stopped)
     paint = style_for(sys.stderr)
     if ended.interrupted:
@@ -211,6 +227,9 @@ def _finish(call: _Call, outlook: Outlook, ended: ApplyEnded, stopped: set[str])
         return INTERRUPTED
     if ended.failed or ended.left:
         tell_line(f"{paint('error', 'not finished')}: {done}")
+        for one in outlook.standings if not ended.failed else ():
+            bake = duration(one.canary.bake_s)
+            tell_line(f"      {one.database}: {one.phase.value}; the others follow after {bake}")
         tell_line(f"      when the cause is gone, go on with: {call.again}")
         return 1
     tell_line(f"{paint('good', 'applied')}: {done}, {outlook.plan.revision.short}")

@@ -40,6 +40,7 @@ COMMANDS = {
         ("Daemon", "suspend", "orders:suspend", "Leave a database alone until it is resumed."),
         ("Daemon", "resume", "orders:resume", "Go on with a suspended database."),
         ("Daemon", "approve", "orders:approve", "Let the daemon do what it waits for."),
+        ("Daemon", "rollout", "rollout:rollout", "Retry or promote what canaries have."),
         ("Look", "get", "get:get", "List databases, shards, instances, operations or moves."),
         ("Look", "describe", "describe:describe", "Show one thing in full."),
         ("Look", "history", "history:history", "Show what was applied, and when."),

@@ -28,9 +28,9 @@ def suspend(session: Session, database: str, reason: str) -> int:
     """
     from reconciler.engine import orders
 
-    world, key = _known(session, database)
+    world, key = known(session, database)
     orders.suspend(world.eyes.store, world.actor, key, reason, world.clock.now())
-    _poke(world, key)
+    poke(world, key)
     write(f"{key} suspended; go on with: shardwright resume {key.name}")
     return 0
 
@@ -45,9 +45,9 @@ def resume(session: Session, database: str) -> int:
     """
     from reconciler.engine import orders
 
-    world, key = _known(session, database)
+    world, key = known(session, database)
     was = orders.resume(world.eyes.store, world.actor, key, world.clock.now())
-    _poke(world, key)
+    poke(world, key)
     write(f"{key} resumed" if was else f"{key} was not suspended by command")
     return 0
 
@@ -71,7 +71,7 @@ def approve(
     from reconciler.cli.confirm import confirm
     from reconciler.engine import orders
 
-    world, key = _known(session, database)
+    world, key = known(session, database)
     store = world.eyes.store
     if withdraw:
         was = orders.withdraw(store, world.actor, key, world.clock.now())
@@ -94,12 +94,12 @@ def approve(
     confirm(f"Approve {waiting} of {key}?", yes=yes)
     given = orders.approval(waiting, world.actor, world.clock.now(), hours)
     orders.approve(store, key, given)
-    _poke(world, key)
+    poke(world, key)
     write(f"{key}: {waiting} approved until {given.until}")
     return 0
 
 
-def _known(session: Session, text: str) -> tuple[World, DatabaseKey]:
+def known(session: Session, text: str) -> tuple[World, DatabaseKey]:
     """Return the world, and the database that is named. Raises NotFollowed for an unknown one."""
     from reconciler import wiring
     from reconciler.cli.owners import database_key
@@ -123,7 +123,7 @@ def _status(world: World, key: DatabaseKey) -> Status | None:
     return records.read_statuses(world.eyes.store.read(records.status_key(key))).get(key)
 
 
-def _poke(world: World, key: DatabaseKey) -> None:
+def poke(world: World, key: DatabaseKey) -> None:
     """Let a daemon look at once; without one the order waits for the next."""
     from reconciler.engine import status as records
 

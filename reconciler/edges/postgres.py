@@ -6,8 +6,11 @@ its lease changes nothing, however late its statement arrives.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from reconciler.edges import postgres_guards, postgres_roles, postgres_schema
 from reconciler.edges.postgres_catalog import HashTests, read_catalog
+from reconciler.edges.postgres_measure import measure
 from reconciler.edges.postgres_session import (
     PostgresTimeouts,
     Target,
@@ -65,6 +68,12 @@ class PostgresSql:
         """Run one schema file in a session of the owner and note it; nothing when it is noted."""
         target = self._target(login, primary, database)
         postgres_schema.apply_schema(target, owner, file, token)
+
+    def measure(
+        self, login: Login, primary: Endpoint, database: str, owner: Credential, text: str
+    ) -> float:
+        """Return the one number that a query answers, in a read-only session of the owner."""
+        return measure(replace(self._target(login, primary, database), credential=owner), text)
 
     def install_guards(
         self,

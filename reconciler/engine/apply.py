@@ -43,6 +43,7 @@ from reconciler.engine.problems import (
     StepBroken,
 )
 from reconciler.engine.records import APPLIER, OPERATIONS, PLANS
+from reconciler.engine.rollouts import Roll
 from reconciler.engine.saved import what_moved
 from reconciler.model.access import ConflictingWrite, FencedOff, Lease, LeaseHeld
 from reconciler.model.errors import ReconcilerError
@@ -97,6 +98,7 @@ class Applier:
         self._said: dict[str, list[str]] = {}
         self._lost: ReconcilerError | None = None
         self._limits = {d.key: d.rollout for d in outlook.loaded.desired.databases}
+        self._roll = Roll(world, outlook)
         self._check = prepare_plan_check(outlook.policies, outlook.loaded.desired, outlook.plan)
 
     def run(self) -> ApplyEnded:
@@ -104,19 +106,22 @@ class Applier:
         plan = self._outlook.plan
         self._refuse()
         blocked = self._blocked()
-        steps = [step for step in plan.steps if step.database not in blocked]
+        steps = [step for step in self._outlook.ready if step.database not in blocked]
         if not steps:
             self._end_earlier()
+            self._note_alone()
             return self._ended(_Progress({}, left=_ids(plan.steps)))
         with self._lease() as lease:
             self._world.eyes.platform.fence(lease.token)
             self._fence_shards(lease)
             earlier = read_operations(self._world.eyes.store.read(OPERATIONS))
             self._replan()
+            self._roll.begin(lease)
             journal = self._open(lease, earlier)
             progress = _Progress({step.id: step for step in steps})
             progress.left = _ids(plan.steps) - progress.open.keys()
             self._work(progress, journal, self._hands(lease))
+            self._roll.end(progress.done)
             return self._close(progress, journal, earlier)
 
     def _refuse(self) -> None:
@@ -177,6 +182,12 @@ class Applier:
         with suppress(LeaseHeld), self._lease() as lease:
             store = self._world.eyes.store
             self._supersede(lease, read_operations(store.read(OPERATIONS)), "")
+
+    def _note_alone(self) -> None:
+        """Note how far roll-outs are where nothing else is to be done."""
+        if self._outlook.standings:
+            with suppress(LeaseHeld), self._lease() as lease:
+                self._roll.begin(lease)
 
     def _fence_shards(self, lease: Lease) -> None:
         """Raise the fence in every shard that this plan rests on, before looking again.
@@ -283,9 +294,10 @@ class Applier:
         return bounded(free, progress.running.values(), self._limits)
 
     def _begin(self, step: Step, progress: _Progress, journal: Journal) -> bool:
-        """Ask the policies and note the intent; return False when the step must not run."""
+        """Ask policies and gates, and note the intent; return False when the step must not run."""
         try:
             self._allowed(step)
+            self._roll.ask(step, progress.done)
             journal.intent(step, self._now())
         except ReconcilerError as error:
             self._fail(step, error, progress)

@@ -27,6 +27,7 @@ from reconciler.engine.records import (
     encode_routing,
     logbook_key,
     record_key,
+    rollout_key,
     routing_key,
 )
 from reconciler.engine.wishes import moves_under_way, refuse_busy
@@ -151,8 +152,8 @@ def perform(hands: Hands, action: Action, wait: Wait) -> None:  # noqa: C901  th
 
 
 def _forget_moves(hands: Hands, database: DatabaseKey) -> None:
-    """Remove the logbooks of a database's moves; few are kept."""
-    books = hands.store.read(logbook_key(database))
+    """Remove the logbooks of a database's moves, of which few are kept, and its roll-out."""
+    books = hands.store.read(logbook_key(database)) | hands.store.read(rollout_key(database))
     if books:
         hands.store.write(dict.fromkeys(books, (None, None)), hands.lease)
 
@@ -430,7 +431,12 @@ def _write_record(hands: Hands, action: WriteRecord) -> None:
     )
     if _same_record(hands, key, action.database, record):
         return
-    hands.store.write({key: (encode_record(record), action.version)}, hands.lease)
+    changes: dict[str, tuple[bytes | None, int | None]] = {
+        key: (encode_record(record), action.version)
+    }
+    if rollout_key(action.database) in hands.store.read(rollout_key(action.database)):
+        changes[rollout_key(action.database)] = (None, None)  # every shard has it by now
+    hands.store.write(changes, hands.lease)
 
 
 def _same_record(hands: Hands, key: str, database: DatabaseKey, record: AppliedRecord) -> bool:

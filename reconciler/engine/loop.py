@@ -12,16 +12,18 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from reconciler.diff.changes import Difference
+from reconciler.diff.changes import Difference, Remark
+from reconciler.engine import rollouts
 from reconciler.engine.events import ApplyEnded, Watcher
 from reconciler.engine.foresight import leave_reported, observe_and_diff
 from reconciler.engine.observe import Eyes
-from reconciler.engine.ports import Clock, Mover
+from reconciler.engine.ports import Clock, Gauge, Mover
 from reconciler.engine.records import APPLIER
 from reconciler.model.errors import ReconcilerError
 from reconciler.model.names import DatabaseKey
 from reconciler.model.observed import ObservedState
-from reconciler.plan.actions import Plan
+from reconciler.plan.actions import Plan, Step
+from reconciler.plan.canary import Phase, Standing, without_held
 from reconciler.plan.planner import make_plan
 from reconciler.policy.check import Verdict, check_plan, check_spec
 from reconciler.policy.rules import PolicySet, compile_policies, policy_document
@@ -37,7 +39,8 @@ class World:
     """All edges of one call, and its settings; made by ``wiring.open_world``.
 
     ``actor`` names who acts (user, host, process), for the journal and the lease; ``is_gone`` tells
-    from a text that holds such a name whether that process is certainly dead.
+    from a text that holds such a name whether that process is certainly dead. ``gauge`` is
+    Prometheus, None when none is configured.
     """
 
     eyes: Eyes
@@ -46,6 +49,7 @@ class World:
     settings: Settings
     actor: str
     is_gone: Callable[[str], bool]
+    gauge: Gauge | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +57,8 @@ class Outlook:
     """What was asked for, what was seen, what would be done, and what the policies say of it.
 
     ``only``: the databases that were looked at; None for all. ``left``: the titles of what would
-    correct drift that is only reported.
+    correct drift that is only reported. ``standings``: how far roll-outs are that go to canaries
+    first.
     """
 
     loaded: Loaded
@@ -65,6 +70,12 @@ class Outlook:
     only: frozenset[DatabaseKey] | None = None
     left: tuple[str, ...] = ()
     reports: bool = False
+    standings: tuple[Standing, ...] = ()
+
+    @property
+    def ready(self) -> tuple[Step, ...]:
+        """The steps that wait for no canary."""
+        return without_held(self.plan.steps, self.standings)
 
 
 def compiled(loaded: Loaded) -> PolicySet:
@@ -94,7 +105,11 @@ def look(
     if reports:
         difference, left = leave_reported(loaded.desired, observed, difference)
     outlook = judge(loaded, observed, difference, world.clock.now(), policies, only)
-    return replace(outlook, left=left, reports=reports)
+    outlook = replace(outlook, left=left, reports=reports)
+    found = rollouts.standings(world, loaded.desired, observed, outlook.plan)
+    said = tuple(Remark(s.database, s.text) for s in found if s.phase is not Phase.CANARY)
+    plan = replace(outlook.plan, remarks=(*outlook.plan.remarks, *said))
+    return replace(outlook, standings=found, plan=plan) if found else outlook
 
 
 def judge(

@@ -22,6 +22,7 @@ from reconciler.engine.records import (
     database_prefix,
     decode_move,
     decode_record,
+    decode_rollout,
     decode_routing,
     move_of_key,
 )
@@ -39,6 +40,7 @@ from reconciler.model.observed import (
     Unseen,
 )
 from reconciler.model.platform import Endpoint, PlatformShard
+from reconciler.model.rollouts import RolloutRecord
 from reconciler.model.routing import AppliedRecord, RoutingMap
 
 
@@ -66,6 +68,7 @@ class _Records:
     records: dict[DatabaseKey, AppliedRecord | Unseen]
     moves: dict[DatabaseKey, list[Move]]
     suspended: dict[DatabaseKey, str]
+    rollouts: dict[DatabaseKey, RolloutRecord]
     operations: Operations
     used_plans: frozenset[str]
     unseen: Unseen | None
@@ -125,10 +128,11 @@ def _records(eyes: Eyes, only: frozenset[DatabaseKey] | None) -> _Records:
         found, operations = _found(eyes, only)
     except ReconcilerError as error:
         unseen = Unseen("etcd", "records", _why(error))
-        return _Records({}, {}, {}, {}, Operations(), frozenset(), unseen)
+        return _Records({}, {}, {}, {}, {}, Operations(), frozenset(), unseen)
     routing: dict[DatabaseKey, RoutingMap | Unseen] = {}
     records: dict[DatabaseKey, AppliedRecord | Unseen] = {}
     suspended: dict[DatabaseKey, str] = {}
+    rollouts: dict[DatabaseKey, RolloutRecord] = {}
     for key, item in found.items():
         owner = database_of_key(key) if key.startswith(DATABASES) else None
         match owner:
@@ -138,12 +142,14 @@ def _records(eyes: Eyes, only: frozenset[DatabaseKey] | None) -> _Records:
                 records[database] = _record(key, item, database)
             case (database, "suspended"):
                 suspended[database] = str(decode_suspension(item))
+            case (database, "rollout"):
+                rollouts |= _rollout(key, item, database, records)
             case _:
                 pass
     moves, broken = _moves(found)
     routing |= broken
     used = frozenset(key.removeprefix(PLANS) for key in found if key.startswith(PLANS))
-    return _Records(routing, records, moves, suspended, operations, used, None)
+    return _Records(routing, records, moves, suspended, rollouts, operations, used, None)
 
 
 def _found(
@@ -195,6 +201,20 @@ def _record(key: str, item: Versioned, database: DatabaseKey) -> AppliedRecord |
         return decode_record(key, item.value, database, item.version)
     except ReconcilerError as error:
         return Unseen("etcd", key, _why(error))
+
+
+def _rollout(
+    key: str,
+    item: Versioned,
+    database: DatabaseKey,
+    records: dict[DatabaseKey, AppliedRecord | Unseen],
+) -> dict[DatabaseKey, RolloutRecord]:
+    """Return how far a roll-out is; while that cannot be read, nobody knows what was applied."""
+    try:
+        return {database: decode_rollout(key, item.value, item.version)}
+    except ReconcilerError as error:
+        records[database] = Unseen("etcd", key, _why(error))
+        return {}
 
 
 def _why(error: ReconcilerError) -> str:
@@ -263,6 +283,7 @@ def _database(key: DatabaseKey, records: _Records, seen: list[ObservedShard]) ->
         mine,
         tuple(records.moves.get(key, ())),
         suspended=records.suspended.get(key, ""),
+        rollout=records.rollouts.get(key),
     )
 
 

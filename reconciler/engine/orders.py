@@ -11,13 +11,15 @@ Both are written under a short lease of their own, as they must work while a dae
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from reconciler.engine.audit import Deed, write_audited
 from reconciler.engine.ports import Store
 from reconciler.engine.records import ROOT, database_prefix
-from reconciler.model.access import Versioned
+from reconciler.model.access import Lease, Versioned
 from reconciler.model.errors import ReconcilerError
 from reconciler.model.names import DatabaseKey
 from reconciler.model.records import BROKEN, dump_record
@@ -149,12 +151,19 @@ def decode_approval(item: Versioned | None) -> Approval | None:
         return None
 
 
-def _write(store: Store, deed: Deed, key: str, value: bytes | None) -> None:
-    lease = store.acquire(_LEASE, deed.actor, _LEASE_S)
+@contextmanager
+def ordering(store: Store, actor: str) -> Iterator[Lease]:
+    """Hold the short lease of one order. Raises LeaseHeld."""
+    lease = store.acquire(_LEASE, actor, _LEASE_S)
     try:
-        write_audited(store, lease, {key: (value, None)}, deed)
+        yield lease
     finally:
         store.release(lease)
+
+
+def _write(store: Store, deed: Deed, key: str, value: bytes | None) -> None:
+    with ordering(store, deed.actor) as lease:
+        write_audited(store, lease, {key: (value, None)}, deed)
 
 
 def _remove(store: Store, deed: Deed, key: str) -> bool:

@@ -231,6 +231,23 @@ class Postgres(Protocol):
         """Set the roles' passwords, as scram verifiers made here, and note the generation."""
         ...
 
+    def measure(
+        self, login: Login, primary: Endpoint, database: str, owner: Credential, text: str
+    ) -> float:
+        """Return the one number that a query answers, in a read-only session of the owner.
+
+        Raises NotANumber, and StatementRefused for one that PostgreSQL refuses.
+        """
+        ...
+
+
+class Gauge(Protocol):
+    """Prometheus."""
+
+    def measure(self, text: str) -> tuple[float, ...]:
+        """Return all values of an expression now. Raises PrometheusSilent, PrometheusRefused."""
+        ...
+
 
 class Mover(Protocol):
     """Moving key ranges between two shards; what the calls rely on stands in ``reshard_acts``."""

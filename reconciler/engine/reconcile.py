@@ -6,15 +6,17 @@ import threading
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, assert_never
 
 from reconciler.engine import loop, orders
 from reconciler.engine.events import ApplyEvent, StepFailed, Watcher
 from reconciler.engine.orders import Approval
+from reconciler.engine.rollouts import REMEDY, Roll
 from reconciler.model.access import FencedOff
 from reconciler.model.errors import ReconcilerError
 from reconciler.model.names import DatabaseKey
 from reconciler.plan.approval import Asked, asked
+from reconciler.plan.canary import Phase
 from reconciler.policy.rules import Outcome
 
 if TYPE_CHECKING:
@@ -87,10 +89,10 @@ def reconcile(
     try:
         if sight is not None:
             seen = replace(world, eyes=replace(world.eyes, sight=sight))
-            _, standing = _look(seen, loaded, key, policies)
+            _, standing = _look(seen, loaded, key, policies, tenure)
             if standing is not None:
                 return standing
-        outlook, standing = _look(world, loaded, key, policies)
+        outlook, standing = _look(world, loaded, key, policies, tenure)
         if standing is not None:
             return standing
         failures = _Failures(watcher)
@@ -113,10 +115,14 @@ def reconcile(
 
 
 def _look(
-    world: World, loaded: Loaded, key: DatabaseKey, policies: PolicySet
+    world: World, loaded: Loaded, key: DatabaseKey, policies: PolicySet, tenure: Tenure
 ) -> tuple[Outlook, Conclusion | None]:
+    """Look, and say why nothing is to be applied; how far a roll-out is that waits is noted."""
     outlook = loop.look(world, loaded, policies, frozenset({key}), reports=True)
-    return outlook, judge(outlook) or _unapproved(world, outlook, key)
+    standing = judge(outlook) or rolling(outlook)
+    if standing is not None and outlook.standings:
+        Roll(world, outlook).begin(tenure.lease)
+    return outlook, standing or _unapproved(world, outlook, key)
 
 
 def judge(outlook: Outlook) -> Conclusion | None:
@@ -146,6 +152,27 @@ def judge(outlook: Outlook) -> Conclusion | None:
         text = f"left alone (driftPolicy: report): {'; '.join(outlook.left)}"
         return Conclusion(True, False, False, "Drifted", text, Again.ROUTINE)
     return Conclusion(True, False, False, "UpToDate", "nothing to do", Again.ROUTINE)
+
+
+def rolling(outlook: Outlook) -> Conclusion | None:
+    """Say what a roll-out waits for; None when anything can be done now. Pure."""
+    if not outlook.standings or outlook.ready:
+        return None
+    found = outlook.standings[0]
+    match found.phase:
+        case Phase.STOPPED:
+            text = f"{found.text}; try: {REMEDY}"
+            return Conclusion(False, False, True, "RolloutStopped", text, Again.ROUTINE)
+        case Phase.UNKNOWN:
+            return Conclusion(False, True, False, "GateSilent", found.text, Again.SOON)
+        case Phase.BAKING:
+            return Conclusion(
+                False, True, False, "Baking", found.text, Again.SOON, until=found.until
+            )
+        case Phase.CANARY | Phase.GOING:
+            return None
+        case _:
+            assert_never(found.phase)
 
 
 def _held(outlook: Outlook) -> Conclusion | None:

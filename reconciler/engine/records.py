@@ -4,6 +4,7 @@
 
     /shardwright/v1/databases/<namespace>/<name>/routing    who owns which keys
     /shardwright/v1/databases/<namespace>/<name>/record     what was last applied
+    /shardwright/v1/databases/<namespace>/<name>/rollout    since when canaries have a change
     /shardwright/v1/databases/<namespace>/<name>/moves/<id> keys on their way to another shard
     /shardwright/v1/databases/<namespace>/<name>/logbooks/<id> what was done for a move, and when
     /shardwright/v1/applier                                 the applier's lease
@@ -14,6 +15,7 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime
 
 from reconciler.model.desired import CopyDriver, Deletion, KeyType, ShardedTable
 from reconciler.model.keyspace import parse_key_set
@@ -38,6 +40,7 @@ from reconciler.model.records import (
     routing_key,
     unreadable,
 )
+from reconciler.model.rollouts import RolloutRecord
 from reconciler.model.routing import AppliedRecord
 
 __all__ = [
@@ -51,14 +54,17 @@ __all__ = [
     "database_prefix",
     "decode_move",
     "decode_record",
+    "decode_rollout",
     "decode_routing",
     "encode_move",
     "encode_record",
+    "encode_rollout",
     "encode_routing",
     "logbook_key",
     "move_of_key",
     "moves_key",
     "record_key",
+    "rollout_key",
     "routing_key",
 ]
 
@@ -75,6 +81,38 @@ def database_prefix(database: DatabaseKey) -> str:
 def record_key(database: DatabaseKey) -> str:
     """Return where a database's last-applied record is."""
     return database_prefix(database) + "record"
+
+
+def rollout_key(database: DatabaseKey) -> str:
+    """Return where it is noted how far a database's roll-out is."""
+    return database_prefix(database) + "rollout"
+
+
+def encode_rollout(record: RolloutRecord) -> bytes:
+    """Return how far a roll-out is, as JSON."""
+    return dump_record(
+        {
+            "change": record.change,
+            "since": record.since,
+            "stopped": record.stopped,
+            "promoted": record.promoted,
+        }
+    )
+
+
+def decode_rollout(key: str, value: bytes, version: int) -> RolloutRecord:
+    """Read how far a roll-out is. Raises RecordUnreadable."""
+    try:
+        data = json.loads(value)
+        return RolloutRecord(
+            str(data["change"]),
+            datetime.fromisoformat(data["since"]).isoformat(timespec="seconds"),
+            str(data["stopped"]),
+            bool(data["promoted"]),
+            version,
+        )
+    except BROKEN as problem:
+        raise unreadable(key, problem) from problem
 
 
 def database_of_key(key: str) -> tuple[DatabaseKey, str] | None:

@@ -14,7 +14,16 @@ from datetime import datetime
 from enum import Enum
 from typing import Any
 
-from reconciler.model import keyspace, moves, names, observed, platform, routing, unseen
+from reconciler.model import (
+    keyspace,
+    moves,
+    names,
+    observed,
+    platform,
+    rollouts,
+    routing,
+    unseen,
+)
 from reconciler.model.desired import CopyDriver, Deletion, KeyType, ShardedTable
 from reconciler.model.errors import ReconcilerError
 from reconciler.model.observed import Catalog, ObservedShard, ObservedState
@@ -26,7 +35,7 @@ HIDDEN = "(hidden)"
 _SECRETIVE = re.compile(r"password|passphrase|conninfo|secret|command|key_file", re.IGNORECASE)
 _CLASSES: dict[str, type[Any]] = {
     found.__name__: found
-    for module in (keyspace, moves, names, observed, platform, routing, unseen)
+    for module in (keyspace, moves, names, observed, platform, rollouts, routing, unseen)
     for found in vars(module).values()
     if isinstance(found, type) and (is_dataclass(found) or issubclass(found, Enum))
 } | {found.__name__: found for found in (CopyDriver, Deletion, KeyType, ShardedTable)}

@@ -147,15 +147,49 @@ class DriftPolicy(StrEnum):
     REPORT = "report"
 
 
+class GateLanguage(StrEnum):
+    """What a gate is written in."""
+
+    SQL = "sql"
+    PROMQL = "promql"
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """A question whose every answer has to lie between ``least`` and ``most``; None: no bound."""
+
+    name: str
+    language: GateLanguage
+    text: str
+    least: float | None = None
+    most: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Canary:
+    """The shards that get a change before all others, and what has to hold then.
+
+    ``bake_s``: how long nobody else gets it. The gates hold all the while, and before each of the
+    other shards.
+    """
+
+    shards: tuple[ShardName, ...]
+    bake_s: float
+    gates: tuple[Gate, ...] = ()
+
+
 @dataclass(frozen=True, slots=True)
 class Rollout:
     """How much of a database is changed at once; None: as much as the settings allow.
 
-    ``shards_max`` bounds the shards under change, ``bytes_max`` the data of moves under way.
+    ``shards_max`` bounds the shards under change, ``restarts_max`` those that restart,
+    ``bytes_max`` the data of moves under way.
     """
 
     shards_max: int | None = None
     bytes_max: int | None = None
+    restarts_max: int = 1
+    canary: Canary | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,8 +3,9 @@
 Codes are two letters and three digits and are never reused. The letters tell the part:
 SP spec, SO source, PO policy, PL plan, AP apply, OB observe, PG PostgreSQL, PA Patroni, ET etcd,
 LP local platform, MV moves of keys, RT router, SD client library, DM daemon, AU audit, ST state
-files, FG forges, CL command line, IN internal. A module defines the errors it raises, beside the
-code that raises them; ``registry()`` finds all that are imported, and ``explain`` imports them all.
+files, FG forges, PM Prometheus, RO roll-outs, CL command line, IN internal. A module defines the
+errors it raises, beside the code that raises them; ``registry()`` finds all that are imported, and
+``explain`` imports them all.
 """
 
 from __future__ import annotations

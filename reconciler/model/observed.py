@@ -13,6 +13,7 @@ from reconciler.model.keyspace import KeySet
 from reconciler.model.moves import Move, Preflight
 from reconciler.model.names import DatabaseKey, Epoch, Lsn, MemberName, ScopeKey, ShardName
 from reconciler.model.platform import Endpoint, PlatformShard
+from reconciler.model.rollouts import RolloutRecord
 from reconciler.model.routing import AppliedRecord, RoutingMap
 from reconciler.model.unseen import Unseen as Unseen
 
@@ -161,7 +162,8 @@ class ObservedDatabase:
 
     ``moves`` are the moves of keys that have not ended, in the order in which they began;
     ``preflights`` tell of those that are wanted and have not begun. ``suspended`` is by whom, since
-    when and why it was suspended by command, empty when it is not.
+    when and why it was suspended by command, empty when it is not. ``rollout``: its canaries have a
+    change that other shards wait for.
     """
 
     key: DatabaseKey
@@ -171,6 +173,7 @@ class ObservedDatabase:
     moves: tuple[Move, ...] = ()
     preflights: tuple[Preflight, ...] = ()
     suspended: str = ""
+    rollout: RolloutRecord | None = None
 
     def shard(self, key: ScopeKey) -> ObservedShard | None:
         """Return a shard by its identity on the platform, or None when it is not there."""

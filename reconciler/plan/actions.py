@@ -7,7 +7,7 @@ needs apart from credentials, so that a saved plan means exactly one thing.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from enum import IntEnum
+from enum import Enum, IntEnum
 from typing import TypeAlias
 
 from reconciler.diff.changes import Refusal, Remark, Standstill
@@ -248,6 +248,14 @@ class Estimate:
     basis: str = ""
 
 
+class Wave(Enum):
+    """When a step's shard has its turn in a roll-out that goes to some shards first."""
+
+    ANY = ""
+    CANARY = "canary"
+    REST = "rest"
+
+
 @dataclass(frozen=True, slots=True)
 class Step:
     """An action in a plan.
@@ -256,6 +264,7 @@ class Step:
     ids of steps that must be done before. ``title`` names the shard as ``{shard}``, so that equal
     steps of several shards can be folded. ``visible`` is False for book-keeping that a plan need
     not show. ``drift``: the world moved, and not the spec.
+    ``wave``: whether it goes before others in a roll-out, or after them.
     """
 
     id: str
@@ -270,6 +279,7 @@ class Step:
     estimate: Estimate = field(default_factory=Estimate)
     visible: bool = True
     drift: bool = False
+    wave: Wave = Wave.ANY
 
     @property
     def text(self) -> str:

@@ -2,8 +2,8 @@
 
 Within a shard, steps follow their rank. Over shards:
 
-- a restart, and a schema file on shards in use, goes one shard at a time, so that a mistake stops
-  at the first;
+- a schema file on shards in use goes one shard at a time, and so does a restart unless the spec
+  lets more restart at once, so that a mistake stops at the first; canaries have the first turns;
 - the routing map is written when every shard that it names is ready for it, and only then may
   keys move, members leave and shards retire;
 - the record of what was applied is written last of all.
@@ -11,22 +11,23 @@ Within a shard, steps follow their rank. Over shards:
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Iterable
 from dataclasses import replace
 
-from reconciler.diff.changes import AddShard, Change, Difference, RenameShard
+from reconciler.diff.changes import AddShard, Change, Difference, Remark, RenameShard
 from reconciler.diff.origin import Origin, origins
 from reconciler.model.desired import DesiredState
 from reconciler.model.names import DatabaseKey, ScopeKey
 from reconciler.model.observed import ObservedState
 from reconciler.model.routing import RoutingMap
-from reconciler.plan.actions import Plan, RestartMembers, Step
+from reconciler.plan.actions import Plan, RestartMembers, Step, Wave
 from reconciler.plan.approval import remarks
+from reconciler.plan.canary import remark, wave_of
 from reconciler.plan.estimate import estimate, measured
 from reconciler.plan.fingerprint import digest_of, fingerprints
 from reconciler.plan.graph import order
-from reconciler.plan.ranks import Rank, Ranked, context_of
+from reconciler.plan.ranks import Context, Rank, Ranked, context_of
 from reconciler.plan.steps import steps_of
 
 
@@ -43,7 +44,8 @@ def make_plan(desired: DesiredState, observed: ObservedState, difference: Differ
         for r in steps_of(change, context)
     ]
     new = {c.scope for c in difference.changes if isinstance(c, AddShard)}
-    linked = _link(_merge(_tell_renames(ranked, difference.changes)), new)
+    ranked = [_in_its_wave(item, context, new) for item in ranked]
+    linked = _link(_merge(_tell_renames(ranked, difference.changes)), new, context)
     known = measured(observed.durations)
     steps = tuple(
         replace(linked[id_], estimate=estimate(linked[id_].action, known))
@@ -56,10 +58,25 @@ def make_plan(desired: DesiredState, observed: ObservedState, difference: Differ
         steps=steps,
         refusals=difference.refusals,
         standstills=difference.standstills,
-        remarks=(*difference.remarks, *remarks(desired, steps)),
+        remarks=(*difference.remarks, *remarks(desired, steps), *_rollouts(desired, steps)),
         saw=saw,
         digest=digest_of(desired.revision, steps, saw),
     )
+
+
+def _in_its_wave(item: Ranked, context: Context, new: set[ScopeKey]) -> Ranked:
+    """Let the step say whether it goes to a canary, or after it; a repair waits for nobody."""
+    step, database = item.step, context.databases.get(item.step.database)
+    if database is None or step.drift:
+        return item
+    wave = wave_of(step.action, step.shard, database.rollout.canary, item.lane in new)
+    return replace(item, step=replace(step, wave=wave))
+
+
+def _rollouts(desired: DesiredState, steps: tuple[Step, ...]) -> list[Remark]:
+    touched = {step.database for step in steps}
+    found = (remark(d, steps) for d in desired.databases if d.key in touched)
+    return [one for one in found if one]
 
 
 def _tell_renames(ranked: list[Ranked], changes: Iterable[Change]) -> list[Ranked]:
@@ -102,19 +119,22 @@ def _merge(ranked: Iterable[Ranked]) -> list[Ranked]:
     return list(merged.values())
 
 
-def _link(ranked: list[Ranked], new: set[ScopeKey]) -> dict[str, Step]:
+def _link(ranked: list[Ranked], new: set[ScopeKey], context: Context) -> dict[str, Step]:
     """Return the steps by id, each with the ids of those it waits for."""
     by_database: dict[DatabaseKey, list[Ranked]] = defaultdict(list)
     for item in ranked:
         by_database[item.step.database].append(item)
     linked: dict[str, Step] = {}
-    for items in by_database.values():
-        for step in _link_database(sorted(items, key=lambda item: item.rank), new):
+    for key, items in by_database.items():
+        database = context.databases.get(key)
+        at_once = database.rollout.restarts_max if database else 1
+        items.sort(key=lambda item: (item.rank, item.step.wave is Wave.REST))
+        for step in _link_database(items, new, at_once):
             linked[step.id] = step
     return linked
 
 
-def _link_database(items: list[Ranked], new: set[ScopeKey]) -> Iterable[Step]:
+def _link_database(items: list[Ranked], new: set[ScopeKey], restarts_max: int) -> Iterable[Step]:
     """Yield one database's steps with their links; ``items`` are sorted by rank.
 
     A step waits for the one before it in its lane, for the routing map when it stands behind it,
@@ -123,7 +143,10 @@ def _link_database(items: list[Ranked], new: set[ScopeKey]) -> Iterable[Step]:
     """
     ends: dict[ScopeKey | None, str] = {}
     went_on: dict[ScopeKey | None, str] = {}
-    turn: dict[Rank, str] = {}
+    turns = {
+        Rank.RESTART: deque[str](maxlen=restarts_max),
+        Rank.SCHEMA: deque[str](maxlen=1),
+    }
     for item in items:
         waits = {ends[item.lane]} if item.lane in ends else set()
         if item.lane is None:
@@ -131,12 +154,10 @@ def _link_database(items: list[Ranked], new: set[ScopeKey]) -> Iterable[Step]:
             went_on = {}
         elif item.rank > Rank.ROUTING and None in ends:
             waits.add(ends[None])
-        one_by_one = item.rank is Rank.RESTART or (
-            item.rank is Rank.SCHEMA and item.lane not in new
-        )
-        if one_by_one and item.rank in turn:
-            waits.add(turn[item.rank])
-        if one_by_one:
-            turn[item.rank] = item.step.id
+        turn = turns.get(item.rank)
+        if turn is not None and (item.rank is Rank.RESTART or item.lane not in new):
+            if len(turn) == turn.maxlen:
+                waits.add(turn[0])
+            turn.append(item.step.id)
         ends[item.lane] = went_on[item.lane] = item.step.id
         yield replace(item.step, after=tuple(sorted(waits - {item.step.id})))

@@ -80,6 +80,10 @@ class StepV1(Struct, rename="camel", omit_defaults=True):
     estimate: EstimateV1 | None = None
     visible: Annotated[bool, Meta(description="False for book-keeping.")] = True
     drift: Annotated[bool, Meta(description="True when the world moved, and not the spec.")] = False
+    wave: Annotated[
+        Literal["", "canary", "rest"],
+        Meta(description="Whether it goes before other shards in a roll-out, or after them."),
+    ] = ""
 
 
 class RefusalV1(Struct, rename="camel", omit_defaults=True):
@@ -257,6 +261,7 @@ def _step(step: Step, place: PlaceV1 | None) -> StepV1:
         estimate=None if known is None else EstimateV1(known, step.estimate.basis),
         visible=step.visible,
         drift=step.drift,
+        wave=step.wave.value,
     )
 
 

@@ -280,8 +280,42 @@ class AutoApplySpec(Part, frozen=True, kw_only=True):
     )
 
 
+class GateSpec(Part, frozen=True, kw_only=True):
+    """A question that is asked before a roll-out goes on: exactly one of sql, promql."""
+
+    name: Annotated[str, Meta(description="What the gate is called.", min_length=1)]
+    sql: Annotated[
+        str | UnsetType,
+        Meta(description="A query for one number, asked at each canary as the owner, read-only."),
+    ] = UNSET
+    promql: Annotated[
+        str | UnsetType,
+        Meta(description="An expression for Prometheus; each of its values has to be in bounds."),
+    ] = UNSET
+    min: Annotated[int | float | UnsetType, Meta(description="Least value that lets it go on.")] = (
+        UNSET
+    )
+    max: Annotated[
+        int | float | UnsetType, Meta(description="Largest value that lets it go on.")
+    ] = UNSET
+
+
+class CanarySpec(Part, frozen=True, kw_only=True):
+    """Shards that get new parameters and schema files before the others."""
+
+    shards: Annotated[
+        list[ShardNameText], Meta(description="The shards that go first.", min_length=1)
+    ]
+    bake: Annotated[
+        Duration, Meta(description="How long the others wait after that, such as 10m.")
+    ] = "10m"
+    gates: Annotated[
+        list[GateSpec], Meta(description="What has to hold before the others follow.")
+    ] = field(default_factory=list)
+
+
 class RolloutSpec(Part, frozen=True, kw_only=True):
-    """How much is changed at once; restarts and schema files go shard by shard anyway."""
+    """How much is changed at once; schema files go shard by shard anyway."""
 
     shards_max: Annotated[
         Annotated[int, Meta(ge=1, le=4096)] | UnsetType,
@@ -293,6 +327,13 @@ class RolloutSpec(Part, frozen=True, kw_only=True):
             description="Most data that moves at once, such as 50Gi; a move of more goes alone. "
             "No limit if left out."
         ),
+    ] = UNSET
+    restarts_max: Annotated[
+        Annotated[int, Meta(ge=1, le=4096)], Meta(description="Most shards that restart at once.")
+    ] = 1
+    canary: Annotated[
+        CanarySpec | UnsetType,
+        Meta(description="Which shards go first, and what the others wait for."),
     ] = UNSET
 
 

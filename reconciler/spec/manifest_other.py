@@ -161,6 +161,19 @@ class WebhookSpec(Part, frozen=True, kw_only=True):
     ]
 
 
+class PrometheusSpec(Part, frozen=True, kw_only=True):
+    """The Prometheus that gates of roll-outs ask."""
+
+    url: Annotated[
+        Annotated[str, Meta(pattern="^https?://")],
+        Meta(description="Its address, such as https://prometheus.example:9090."),
+    ]
+    ca: Annotated[str | UnsetType, Meta(description="File of the authority to trust, PEM.")] = UNSET
+    token_file: Annotated[
+        str | UnsetType, Meta(description="File of the bearer token, read for each question.")
+    ] = UNSET
+
+
 class ReconcilerSpec(Part, frozen=True, kw_only=True):
     """How the daemon runs."""
 
@@ -174,6 +187,9 @@ class ReconcilerSpec(Part, frozen=True, kw_only=True):
     ] = UNSET
     webhook: Annotated[
         WebhookSpec | UnsetType, Meta(description="How push events of a forge are checked.")
+    ] = UNSET
+    prometheus: Annotated[
+        PrometheusSpec | UnsetType, Meta(description="The Prometheus that gates of roll-outs ask.")
     ] = UNSET
     interval: Annotated[
         Duration | UnsetType,

@@ -18,7 +18,6 @@ from reconciler.model.desired import (
     Mode,
     Place,
     Resharding,
-    Rollout,
     ShardedTable,
     Sharding,
 )
@@ -26,14 +25,14 @@ from reconciler.model.errors import ReconcilerError
 from reconciler.model.names import DatabaseKey, DatabaseName, Namespace
 from reconciler.spec.manifest import (
     AutoApplySpec,
-    RolloutSpec,
     ShardedDatabase,
     ShardingSpec,
 )
 from reconciler.spec.parameters import VERSIONS
 from reconciler.spec.parameters.check import check_parameter, risk_of
 from reconciler.spec.problems import Problems, quoted
-from reconciler.spec.quantities import duration_ms, ratio, size_bytes
+from reconciler.spec.quantities import duration_ms, ratio
+from reconciler.spec.rollout import own_rollout
 from reconciler.spec.schemafiles import SchemaTree, find_schema_files
 from reconciler.spec.shards import Context, own_shards
 from reconciler.spec.tables import table_problems, table_warnings
@@ -114,7 +113,7 @@ def resolve_database(
         suspend=spec.suspend,
         auto_apply=_auto_apply(spec.auto_apply),
         drift_policy=DriftPolicy(spec.drift_policy),
-        rollout=_rollout(spec.rollout),
+        rollout=own_rollout(manifest, context),
     )
     return replace(database, digest=digest_of(database))
 
@@ -125,13 +124,6 @@ def _auto_apply(spec: AutoApplySpec) -> AutoApply:
         for word in (spec.online, spec.restart, spec.move, spec.destroy)
     )
     return AutoApply(online, restart, move, destroy)
-
-
-def _rollout(spec: RolloutSpec) -> Rollout:
-    return Rollout(
-        None if spec.shards_max is UNSET else spec.shards_max,
-        None if spec.bytes_max is UNSET else size_bytes(spec.bytes_max),
-    )
 
 
 def _refuse_secret(manifest: ShardedDatabase, context: Context) -> None:
