@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING
@@ -42,6 +42,7 @@ from reconciler.engine.problems import (
     PolicyHolds,
     StepBroken,
 )
+from reconciler.engine.progress import Progress
 from reconciler.engine.records import APPLIER, OPERATIONS, PLANS
 from reconciler.engine.rollouts import Roll
 from reconciler.engine.saved import what_moved
@@ -51,8 +52,6 @@ from reconciler.model.names import DatabaseKey
 from reconciler.model.observed import Catalog, ObservedShard
 from reconciler.model.statements import noting
 from reconciler.plan.actions import CloseMove, MoveKeyRange, Step
-from reconciler.plan.blast import bounded
-from reconciler.plan.graph import behind
 from reconciler.plan.planner import make_plan
 from reconciler.policy.check import prepare_plan_check
 from reconciler.policy.rules import Outcome
@@ -60,23 +59,6 @@ from reconciler.policy.rules import Outcome
 if TYPE_CHECKING:
     from reconciler.engine.leadership import Tenure
     from reconciler.engine.loop import Outlook, World
-
-
-@dataclass(slots=True)
-class _Progress:
-    """Which steps are where; touched by the coordinating thread only."""
-
-    open: dict[str, Step]
-    running: dict[Future[float], Step] = field(default_factory=dict)
-    done: list[str] = field(default_factory=list)
-    failed: list[str] = field(default_factory=list)
-    left: set[str] = field(default_factory=set)
-
-    def ready(self) -> list[Step]:
-        """Return the steps that wait for nothing any more, in plan order."""
-        unmet = self.open.keys() | {step.id for step in self.running.values()}
-        unmet |= self.left | set(self.failed)
-        return [step for step in self.open.values() if unmet.isdisjoint(step.after)]
 
 
 class Applier:
@@ -105,12 +87,13 @@ class Applier:
         """Perform the plan. Raises what stops all of it; failures of steps are events."""
         plan = self._outlook.plan
         self._refuse()
-        blocked = self._blocked()
-        steps = [step for step in self._outlook.ready if step.database not in blocked]
-        if not steps:
+        databases = self._blocked()
+        mine = {step.id for step in self._outlook.ready if step.database not in databases}
+        progress = Progress(plan.steps, frozenset(s.id for s in plan.steps if s.id not in mine))
+        if not mine:
             self._end_earlier()
             self._note_alone()
-            return self._ended(_Progress({}, left=_ids(plan.steps)))
+            return self._ended(progress)
         with self._lease() as lease:
             self._world.eyes.platform.fence(lease.token)
             self._fence_shards(lease)
@@ -118,8 +101,6 @@ class Applier:
             self._replan()
             self._roll.begin(lease)
             journal = self._open(lease, earlier)
-            progress = _Progress({step.id: step for step in steps})
-            progress.left = _ids(plan.steps) - progress.open.keys()
             self._work(progress, journal, self._hands(lease))
             self._roll.end(progress.done)
             return self._close(progress, journal, earlier)
@@ -263,14 +244,16 @@ class Applier:
             stop=self._stop,
         )
 
-    def _work(self, progress: _Progress, journal: Journal, hands: Hands) -> None:
+    def _work(self, progress: Progress, journal: Journal, hands: Hands) -> None:
         """Run what is ready until nothing is; a failure keeps only what stands behind it."""
         with ThreadPoolExecutor(self._world.settings.parallel) as pool:
             while True:
                 free = self._world.settings.parallel - len(progress.running)
-                begun = [] if self._stop.is_set() else self._next(progress)[:free]
+                moves = self._world.settings.moves_parallel
+                stopped = self._stop.is_set()
+                begun = [] if stopped else progress.next(moves, self._limits, free)
                 for step in begun:
-                    del progress.open[step.id]
+                    progress.begin(step)
                     if self._begin(step, progress, journal):
                         future = pool.submit(self._perform, hands, step, journal)
                         progress.running[future] = step
@@ -281,19 +264,9 @@ class Applier:
                 ended, _ = wait(progress.running, return_when=FIRST_COMPLETED)
                 for future in ended:
                     self._take(future, progress.running.pop(future), progress, journal)
-        progress.left |= progress.open.keys()
+        progress.leave()
 
-    def _next(self, progress: _Progress) -> list[Step]:
-        """Return the steps that may begin now: of moves no more than the settings allow, and of
-        each database no more than its roll-out does.
-        """
-        running = sum(isinstance(s.action, MoveKeyRange) for s in progress.running.values())
-        moves = [s for s in progress.ready() if isinstance(s.action, MoveKeyRange)]
-        wait = moves[max(self._world.settings.moves_parallel - running, 0) :]
-        free = [step for step in progress.ready() if step not in wait]
-        return bounded(free, progress.running.values(), self._limits)
-
-    def _begin(self, step: Step, progress: _Progress, journal: Journal) -> bool:
+    def _begin(self, step: Step, progress: Progress, journal: Journal) -> bool:
         """Ask policies and gates, and note the intent; return False when the step must not run."""
         try:
             self._allowed(step)
@@ -337,7 +310,7 @@ class Applier:
         self._tell(StepWaits(now, step, reason))
 
     def _take(
-        self, future: Future[float], step: Step, progress: _Progress, journal: Journal
+        self, future: Future[float], step: Step, progress: Progress, journal: Journal
     ) -> None:
         """Note how a step ended."""
         try:
@@ -355,17 +328,13 @@ class Applier:
         if error:
             self._fail(step, error, progress)
         else:
-            progress.done.append(step.id)
+            progress.end(step)
             self._tell(StepDone(self._now(), step, seconds))
 
-    def _fail(self, step: Step, error: ReconcilerError, progress: _Progress) -> None:
+    def _fail(self, step: Step, error: ReconcilerError, progress: Progress) -> None:
         if isinstance(error, FencedOff):
             self._give_up(error)
-        progress.failed.append(step.id)
-        waiting = behind({s.id: s.after for s in self._outlook.plan.steps}, [step.id])
-        for id_ in waiting & progress.open.keys():
-            progress.left.add(id_)
-            del progress.open[id_]
+        progress.fail(step)
         self._tell(StepFailed(self._now(), step, error))
 
     def _give_up(self, error: ReconcilerError) -> None:
@@ -373,7 +342,7 @@ class Applier:
         self._lost = self._lost or error
         self._stop.set()
 
-    def _close(self, progress: _Progress, journal: Journal, earlier: Operations) -> ApplyEnded:
+    def _close(self, progress: Progress, journal: Journal, earlier: Operations) -> ApplyEnded:
         ended = self._ended(progress)
         if isinstance(self._lost, FencedOff):
             raise ApplierGone(
@@ -387,7 +356,7 @@ class Applier:
             raise self._lost
         return ended
 
-    def _ended(self, progress: _Progress) -> ApplyEnded:
+    def _ended(self, progress: Progress) -> ApplyEnded:
         ended = ApplyEnded(
             self._now(),
             tuple(progress.done),
@@ -404,7 +373,3 @@ class Applier:
     def _tell(self, event: ApplyEvent) -> None:
         with self._telling:
             self._watcher(event)
-
-
-def _ids(steps: tuple[Step, ...]) -> set[str]:
-    return {step.id for step in steps}

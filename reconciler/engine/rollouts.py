@@ -57,8 +57,9 @@ def standings(
     """Return where each roll-out of a plan stands, its gates asked where they have a say."""
     found = []
     touched = {step.database for step in plan.steps}
+    seen = {there.key: there for there in observed.databases if there.key in touched}
     for database in desired.databases:
-        there = observed.database(database.key) if database.key in touched else None
+        there = seen.get(database.key)
         if there is None:
             continue
         now = standing(database, plan.steps, there.rollout, world.clock.now())

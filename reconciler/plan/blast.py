@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from reconciler.model.desired import Rollout
@@ -12,8 +12,8 @@ from reconciler.plan.actions import MoveKeyRange, Step
 
 def bounded(
     ready: Iterable[Step], running: Iterable[Step], limits: Mapping[DatabaseKey, Rollout]
-) -> list[Step]:
-    """Return the steps of ``ready``, in order, that may begin beside those that run.
+) -> Iterator[Step]:
+    """Yield the steps of ``ready``, in order, that may begin beside those that run.
 
     A database without an entry in ``limits`` has none. What alone is more than a limit (a move of
     more bytes, or of a size that nobody knows) begins when nothing else of its kind runs: a limit
@@ -22,13 +22,11 @@ def bounded(
     loads: dict[DatabaseKey, _Load] = {}
     for step in running:
         loads.setdefault(step.database, _Load()).add(step)
-    begun: list[Step] = []
     for step in ready:
         load = loads.setdefault(step.database, _Load())
         if load.has_room(step, limits.get(step.database, _FREE)):
             load.add(step)
-            begun.append(step)
-    return begun
+            yield step
 
 
 _FREE = Rollout()
