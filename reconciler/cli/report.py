@@ -73,8 +73,9 @@ def place_text(locate: Callable[[Place], Position]) -> Callable[[Place], str]:
 
 def _databases(outlook: Outlook) -> tuple[ShownDatabase, ...]:
     shown = []
+    there = {seen.key: seen for seen in outlook.observed.databases}
     for database in outlook.loaded.desired.databases:
-        seen = outlook.observed.database(database.key)
+        seen = there.get(database.key)
         shown.append(
             ShownDatabase(
                 database.key,

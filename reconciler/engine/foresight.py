@@ -46,11 +46,15 @@ def observe_and_diff(
         return observed, difference
     wanted = {database.key: database for database in desired.databases}
     with ThreadPoolExecutor(eyes.parallel) as pool:
-        found = pool.map(lambda c: _preflight(eyes, mover, observed, wanted[c.database], c), fresh)
-        told = list(zip(fresh, found, strict=True))
+        there = {seen.key: seen for seen in observed.databases}
+        found = pool.map(
+            lambda c: _preflight(eyes, mover, there[c.database], wanted[c.database], c), fresh
+        )
+        told: dict[DatabaseKey, list[Preflight]] = {}
+        for change, preflight in zip(fresh, found, strict=True):
+            told.setdefault(change.database, []).append(preflight)
     databases = tuple(
-        replace(there, preflights=tuple(p for c, p in told if c.database == there.key))
-        for there in observed.databases
+        replace(seen, preflights=tuple(told.get(seen.key, ()))) for seen in observed.databases
     )
     observed = replace(observed, databases=databases)
     return observed, diff(desired, observed)
@@ -68,11 +72,9 @@ def leave_reported(
 
 
 def _preflight(
-    eyes: Eyes, mover: Mover, observed: ObservedState, database: Database, change: MoveKeys
+    eyes: Eyes, mover: Mover, there: ObservedDatabase, database: Database, change: MoveKeys
 ) -> Preflight:
-    there = observed.database(change.database)
-    assert there is not None  # noqa: S101  a move's keys come from its routing map
-    assert isinstance(there.routing, RoutingMap)  # noqa: S101
+    assert isinstance(there.routing, RoutingMap)  # noqa: S101  it says whose keys move
     move = begin_move(move_action(change), there.routing, "")
     where = (change.source_scope, change.target_scope, change.keys)
     try:

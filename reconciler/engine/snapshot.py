@@ -110,16 +110,16 @@ def _plain(value: object) -> object:
 
 def _made(value: Any) -> Any:
     """Return the model's value of a piece of JSON; only classes of the model are ever made."""
-    match value:
-        case list():
-            return tuple(_made(one) for one in value)
-        case {"$": "set", "": list(members)}:
-            return frozenset(_made(one) for one in members)
-        case {"$": str(name), "": plain}:
-            return _CLASSES[name](plain)
-        case {"$": str(name), **rest}:
-            return _CLASSES[name](**{str(key): _made(one) for key, one in rest.items()})
-        case dict():
-            raise ValueError("a mapping without a class")
-        case _:
-            return value
+    if isinstance(value, list):
+        return tuple([_made(one) for one in value])
+    if not isinstance(value, dict):
+        return value
+    name = value.get("$")
+    if not isinstance(name, str):
+        raise ValueError("a mapping without a class")
+    if "" in value:
+        plain = value[""]
+        if name == "set" and isinstance(plain, list):
+            return frozenset([_made(one) for one in plain])
+        return _CLASSES[name](plain)
+    return _CLASSES[name](**{key: _made(one) for key, one in value.items() if key != "$"})

@@ -1,11 +1,12 @@
 """What a daemon with many databases costs while nothing changes, and what one change costs then.
 
-    .venv/bin/python -m tests.bench.bench_daemon [--databases 1000] [--seconds 60] [--asking]
+    .venv/bin/python -m tests.bench.bench_daemon [--databases 1000 10000] [--seconds 60] [--asking]
 
 Its databases are not provisioned: by default their specs say ``suspend: true``; with ``--asking``
 they wait for an approval instead, so that each routine look makes a whole plan. etcd is real. CPU
-is the daemon's own, beside that of a bare YAML parse of all specs, once an interval of 30 s.
-Nothing is asserted.
+is the daemon's own, beside that of a bare YAML parse of all specs, once an interval of 30 s. A
+reload is one document's change, until its revision is in force and until its status says so; one
+that finds no change is what a poll costs. Nothing is asserted.
 """
 
 from __future__ import annotations
@@ -26,7 +27,11 @@ from reconciler import wiring
 from reconciler.cli.configured import load_settings
 from reconciler.cli.session import Session
 from reconciler.edges.local import lifecycle
-from reconciler.engine.status import STATUS, read_statuses
+from reconciler.engine.ports import Store
+from reconciler.engine.saved import SourceRequest
+from reconciler.engine.status import STATUS, read_statuses, status_key
+from reconciler.model.names import DatabaseKey, DatabaseName, Namespace
+from reconciler.wiring import fetch_news
 from tests.cli.calls import SHARDWRIGHT, SHOP, TABLES
 from tests.local_home import fresh_home
 
@@ -54,10 +59,15 @@ def wait(what: str, look: object, seconds: float = 900) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--databases", type=int, default=1000)
+    parser.add_argument("--databases", type=int, nargs="+", default=[1000])
     parser.add_argument("--seconds", type=int, default=60)
     parser.add_argument("--asking", action="store_true")
     chosen = parser.parse_args()
+    for databases in chosen.databases:
+        run(argparse.Namespace(**vars(chosen) | {"databases": databases}))
+
+
+def run(chosen: argparse.Namespace) -> None:
     with fresh_home() as home, tempfile.TemporaryDirectory(prefix="sw-bench-") as temporary:
         folder = Path(temporary)
         specs = folder / "specs"
@@ -81,16 +91,16 @@ def main() -> None:
             print(f"stopped with {daemon.wait(30)}")
 
 
-def measure(chosen: argparse.Namespace, specs: Path, store: object, process: psutil.Process,
+def measure(chosen: argparse.Namespace, specs: Path, store: Store, process: psutil.Process,
             log: Path) -> None:  # fmt: skip
     def statuses() -> dict[object, object]:
-        return read_statuses(store.read(STATUS))  # type: ignore[attr-defined, return-value]
+        return read_statuses(store.read(STATUS))  # type: ignore[return-value]
 
     first = wait("all have a status", lambda: len(statuses()) == chosen.databases)
     print(f"{chosen.databases} databases, {'asking' if chosen.asking else 'suspended'}: all have a"
           f" status after {first:.1f} s, {cpu_s(process):.1f} s of CPU")  # fmt: skip
     time.sleep(INTERVAL_S)
-    before, keys = cpu_s(process), len(store.read("/shardwright/"))  # type: ignore[attr-defined]
+    before, keys = cpu_s(process), len(store.read("/shardwright/"))
     files, began = process.num_fds(), time.perf_counter()
     time.sleep(chosen.seconds)
     took = time.perf_counter() - began
@@ -98,16 +108,20 @@ def measure(chosen: argparse.Namespace, specs: Path, store: object, process: psu
     parse = timed_parse(specs)
     print(f"idle: {share:.1%} of a core, {process.memory_info().rss / 2**20:.0f} MiB,"
           f" {process.num_fds()} files ({files} before), etcd keys"
-          f" {len(store.read('/shardwright/'))} ({keys} before)")  # type: ignore[attr-defined]  # fmt: skip
+          f" {len(store.read('/shardwright/'))} ({keys} before)")  # fmt: skip
     print(
         f"a YAML parse of all specs takes {parse:.2f} s, once an interval of {INTERVAL_S} s"
         f" {parse / INTERVAL_S:.1%} of a core: the daemon {share * INTERVAL_S / parse:.1f} x that"
     )
-    reload(chosen, specs, log)
+    reload(chosen, specs, log, store)
 
 
 def in_force(log: Path) -> int:
     return log.read_text().count('"revision in force"')
+
+
+def shown(seconds: list[float]) -> str:
+    return ", ".join(f"{one * 1000:.0f}" for one in seconds)
 
 
 def timed_parse(specs: Path) -> float:
@@ -118,19 +132,29 @@ def timed_parse(specs: Path) -> float:
     return time.process_time() - begun
 
 
-def reload(chosen: argparse.Namespace, specs: Path, log: Path) -> None:
-    """Change one document; its revision is in force as the log says."""
-    times = []
+def reload(chosen: argparse.Namespace, specs: Path, log: Path, store: Store) -> None:
+    """Change one document; its revision is in force as the log says, and its status follows."""
+    times, told = [], []
+    shop = status_key(DatabaseKey(Namespace("default"), DatabaseName("shop00007")))
     for memory in ("21MB", "22MB", "23MB"):
-        known = log.read_text().count('"revision in force"')
+        known = in_force(log)
         write(specs, 7, memory, asking=chosen.asking)
-        times.append(
-            wait(
-                "in force", lambda known=known: log.read_text().count('"revision in force"') > known
-            )
-        )
+        begun, before = time.perf_counter(), store.read(shop)
+        wait("in force", lambda known=known: in_force(log) > known)
+        times.append(time.perf_counter() - begun)
+        wait("told", lambda before=before: store.read(shop) != before)
+        told.append(time.perf_counter() - begun)
         time.sleep(1)
-    print(f"one of them changed: in force after {', '.join(f'{t * 1000:.0f}' for t in times)} ms")
+    print(f"one of them changed: in force after {shown(times)} ms, told after {shown(told)} ms")
+    request = SourceRequest(str(specs))
+    documents = fetch_news(request, "")
+    assert documents is not None
+    polls = []
+    for _ in range(3):
+        begun = time.perf_counter()
+        assert fetch_news(request, str(documents.revision)) is None
+        polls.append(time.perf_counter() - begun)
+    print(f"a look that finds no change: {shown(polls)} ms")
     address = next(
         json.loads(line)["address"] for line in log.read_text().splitlines() if "listening" in line
     )
