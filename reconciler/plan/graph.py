@@ -40,3 +40,20 @@ def order(after: Mapping[str, Iterable[str]]) -> tuple[str, ...]:
     if len(done) < len(waits):
         raise DependencyCycle(tuple(node for node in after if waits[node]))
     return tuple(done)
+
+
+def behind(after: Mapping[str, Iterable[str]], starts: Iterable[str]) -> frozenset[str]:
+    """Return all ids that wait, directly or not, for one of ``starts``."""
+    followers: dict[str, list[str]] = {node: [] for node in after}
+    for node, needs in after.items():
+        for need in needs:
+            if need in followers:
+                followers[need].append(node)
+    found: set[str] = set()
+    look = [follower for start in starts for follower in followers.get(start, [])]
+    while look:
+        node = look.pop()
+        if node not in found:
+            found.add(node)
+            look.extend(followers[node])
+    return frozenset(found)

@@ -23,6 +23,7 @@ from reconciler.plan.actions import (
     SwitchOver,
     WriteRouting,
 )
+from reconciler.plan.graph import behind
 from reconciler.plan.simulate import simulate, what_remains
 from tests.policy.plans import planned
 from tests.worlds import (
@@ -59,12 +60,7 @@ def waits(found: Plan, late: str, early: str) -> bool:
     """Whether a step cannot begin before another has ended."""
     steps = by_id(found)
     assert {late, early} <= steps.keys()
-    before, look = set[str](), [late]
-    while look:
-        new = set(steps[look.pop()].after) - before
-        before |= new
-        look.extend(new)
-    return early in before
+    return late in behind({i: s.after for i, s in steps.items()}, [early])
 
 
 def test_a_new_database_is_a_story_that_ends_with_its_record() -> None:
