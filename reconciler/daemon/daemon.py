@@ -174,6 +174,8 @@ class Daemon:
     def _begin_tenure(self) -> bool:
         """Begin a new tenure, which is tried until it is done; return whether this was one."""
         tenure = self.leader.tenure
+        if tenure is None:  # lost since we asked
+            return False
         is_new = tenure is not self._begun
         if is_new:
             self._begin()

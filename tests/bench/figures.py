@@ -122,6 +122,16 @@ FIGURES: tuple[Figure, ...] = (
             (n, r"(?:\s+[\d.]+ ms\s+\d+/s)" + f"{{{at}}}") for at, n in enumerate((1, 10, 100, 500))
         )
     ),
+    *(
+        Figure("reaction", what, "ms", rf"^{what}: median (\d+)", most, "git ls-remote",
+               rf"^{what}:.*ls-remote ([\d.]+)")
+        for what, most in (("webhook to first write", 1000),
+                           ("commit to first write, polling at 1 s", 2500))
+    ),
+    Figure("reaction", "CPU of a poll that finds nothing new", "ms",
+           r"^CPU of a poll[^:]*: ([\d.]+)", 50, "git ls-remote", r"^CPU.*ls-remote ([\d.]+)"),
+    Figure("day", "memory after a day's rounds", "MiB", r"(?s).*^after[^:]*:\s+([\d.]+)", None,
+           "after 300", r"^after[^:]*:\s+([\d.]+)"),
     Figure("sdk", "client, one statement", "µs", r"sdk: shards.execute\s+([\d.]+)", None,
            "plain psycopg", r"plain psycopg, one connection\s+([\d.]+)"),
 )  # fmt: skip

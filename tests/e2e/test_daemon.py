@@ -73,6 +73,12 @@ class Running:
             with refused:
                 return refused.code, refused.read().decode()
 
+    def count(self, metric: str) -> float:
+        """Return a metric, summed over its labels."""
+        text = self.page("/metrics")[1]
+        found = re.findall(rf"^{metric}(?:\{{.*\}})? ([\d.e+]+)$", text, re.MULTILINE)
+        return sum(map(float, found))
+
 
 class World:
     """A repository of specs, and daemons that follow it."""

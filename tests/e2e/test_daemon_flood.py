@@ -21,6 +21,7 @@ from tests.local_home import wait_for
 
 pytestmark = pytest.mark.platform
 __all__ = ["world"]
+LOOKS = "shardwright_source_fetches_total"
 RATE, SECONDS = 1000, 10
 GROWTH_BYTES_MAX = 24 << 20
 """What a daemon may be larger by after a second flood than after a first: a leak of one kilobyte an
@@ -36,12 +37,6 @@ def _flood(daemon: Running, world: World, seconds: int) -> subprocess.Popen[str]
     )  # fmt: skip
 
 
-def _looks(daemon: Running) -> float:
-    page = daemon.page("/metrics")[1]
-    found = re.findall(r"^shardwright_source_fetches_total\{.*\} ([\d.e+]+)$", page, re.MULTILINE)
-    return sum(map(float, found))
-
-
 def test_a_flood_of_push_events_holds_back_no_probe_and_no_edit_and_leaves_nothing(
     world: World,
 ) -> None:
@@ -54,7 +49,7 @@ def test_a_flood_of_push_events_holds_back_no_probe_and_no_edit_and_leaves_nothi
     world.await_ready("flooded")
     _flood(daemon, world, 3).communicate(timeout=120)
     process = psutil.Process(daemon.process.pid)
-    before, looks = process.memory_info().rss, _looks(daemon)
+    before, looks = process.memory_info().rss, daemon.count(LOOKS)
 
     scene.edit("flooded", "work_mem: 16MB", "work_mem: 21MB")
     world.commit("more memory, which only a push tells: the source polls once an hour")
@@ -78,7 +73,7 @@ def test_a_flood_of_push_events_holds_back_no_probe_and_no_edit_and_leaves_nothi
     assert not [one for one in came if re.match("(wrong|too long): 2|(right|again): 4", one)], came
     assert {"wrong: 403", "too long: 413", "long: 202", "long: 403"} <= came.keys(), came
     # Thousands were believed, and the source looked at most twice a second.
-    assert _looks(daemon) - looks < came["right: 202"] / 10
+    assert daemon.count(LOOKS) - looks < came["right: 202"] / 10
     assert process.memory_info().rss - before < GROWTH_BYTES_MAX
     assert "Traceback" not in daemon.log_file.read_text()
     assert len(daemon.lines()) < 200

@@ -133,7 +133,7 @@ def test_a_suspended_database_is_left_alone_until_it_is_resumed(world: World) ->
     assert "was not suspended" in call("resume", "idle").out
 
 
-def _push(daemon: Running, world: World, secret: bytes, ref: str = "refs/heads/main") -> int:
+def push(daemon: Running, world: World, secret: bytes, ref: str = "refs/heads/main") -> int:
     body = json.dumps({"ref": ref, "repository": {"clone_url": f"file://{world.scene.specs}"}})
     digest = hmac.new(secret, body.encode(), hashlib.sha256).hexdigest()
     request = urllib.request.Request(  # noqa: S310
@@ -162,13 +162,13 @@ def test_a_signed_push_is_applied_at_once_and_an_unsigned_one_is_not_heard(world
 
     scene.edit("hooked", "work_mem: 16MB", "work_mem: 21MB")
     world.commit("more memory")
-    assert _push(daemon, world, b"guessed") == 403
-    assert _push(daemon, world, b"of the forge", "refs/heads/other") == 202
+    assert push(daemon, world, b"guessed") == 403
+    assert push(daemon, world, b"of the forge", "refs/heads/other") == 202
     assert (
         world.status()["daemon"]["sources"][0]["revision"]
         == world.database("hooked")["lastAppliedRevision"]
     ), "the source polls once an hour, and nobody whom it believes told it to look"
-    assert _push(daemon, world, b"of the forge") == 202
+    assert push(daemon, world, b"of the forge") == 202
     world.await_ready("hooked", lambda: _work_mem(scene, "hooked") == {"21MB"})
     metrics = daemon.page("/metrics")[1]
     assert 'shardwright_webhooks_total{forge="gitea",result="heard"} 1.0' in metrics

@@ -33,6 +33,7 @@ from reconciler.sdk import (
     Shards,
     ShardUnreachable,
 )
+from reconciler.sdk.etcd import EtcdReader, Stored
 from reconciler.sdk.routes import Key, position_of
 from tests.local_home import DEADLINE_S, wait_for
 from tests.sdk.scene import Scene
@@ -56,6 +57,28 @@ def test_routing_goes_on_while_etcd_is_away_and_hears_of_moves_after_it(
         book.await_more(200)
     book.check(scene.owned_rows())
     assert not book.unknown
+
+
+def test_a_watch_that_begins_before_what_etcd_has_forgotten_reads_the_map_anew(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, left = EtcdReader.read, [1]
+
+    def read_and_fall_behind(reader: EtcdReader, key: str) -> Stored:
+        """Return what was there before two more maps came and history was compacted, once."""
+        seen = read(reader, key)
+        if left:
+            left.pop()
+            for _ in range(2):
+                scene.publish(scene.routed(*(owner.keys for owner in scene.map.owners)))
+            newest = scene.store.read(scene.key)[scene.key].version
+            scene.store._call("/v3/kv/compaction", {"revision": str(newest)})
+        return seen
+
+    monkeypatch.setattr(EtcdReader, "read", read_and_fall_behind)
+    with Shards(scene.config(limits=Limits(resync_s=3600))) as shards:
+        wait_for(lambda: shards.epoch == 3, "the newest map", 60)
+        assert not left
 
 
 def test_the_first_map_needs_an_etcd_that_answers(scene: Scene) -> None:
