@@ -69,11 +69,13 @@ class DaemonConfig:
     """What the daemon follows and how often it looks at everything, in seconds.
 
     ``webhook_secret`` is the file of the secret that forges sign with, None without webhooks.
+    ``at_start`` are (field, contents) of what is taken over only when the daemon starts.
     """
 
     sources: tuple[FollowedSource, ...]
     interval_s: float = LOOK_S
     webhook_secret: Path | None = None
+    at_start: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(slots=True)
@@ -123,7 +125,10 @@ def from_manifest(config: ReconcilerConfig, file: Path) -> DaemonConfig:
             remedy="write spec.webhook.secretFile, or leave webhook out of the source",
             where=Position(str(file)),
         )  # fmt: skip
-    return DaemonConfig(sources, _seconds(config.spec.interval, LOOK_S), secret)
+    spec = config.spec
+    fixed = {"platform": spec.platform, "etcd": spec.etcd, "prometheus": spec.prometheus}
+    at_start = tuple((name, "" if part is UNSET else repr(part)) for name, part in fixed.items())
+    return DaemonConfig(sources, _seconds(spec.interval, LOOK_S), secret, at_start)
 
 
 def _followed(written: WrittenSource, folder: Path) -> FollowedSource:

@@ -45,6 +45,7 @@ class Daemon:
         self._followers: dict[str, Follower] = {}
         self._etcd_silent, self._etcd_refuses = "it was not asked yet", ""
         self._begun: Tenure | None = None
+        self._at_start = config.at_start
         self._is_told = True
 
     def run(self) -> None:
@@ -195,6 +196,9 @@ class Daemon:
             self.log.error("configuration kept", error=str(self._file.problem))
         if config is not None and config != self.config:
             self.log.info("configuration in force", sources=len(config.sources))
+            late = [name for name, _ in set(config.at_start) - set(self._at_start)]
+            if late:
+                self.log.warning("needs a restart", fields=sorted(late))
             self.reconfigure(config)
 
     def _begin(self) -> None:

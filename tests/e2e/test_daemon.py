@@ -245,3 +245,9 @@ def test_its_own_configuration_is_reloaded_and_the_last_good_one_stays(world: Wo
         return any("SO121" in problem for source in sources for problem in source["problems"])
 
     assert wait_for(doubted, "without the file of keys nothing is believed", 60)
+    assert not daemon.said("needs a restart")
+    world.config.write_text(unverified + "  prometheus: {url: https://prometheus.example}\n")
+    wait_for(lambda: daemon.said("needs a restart") or None, "what is not in force is said")
+    assert [x["fields"] for x in daemon.lines() if x["event"] == "needs a restart"] == [
+        ["prometheus"]
+    ]
