@@ -122,8 +122,11 @@ def _look(
     if outlook.standings and world.eyes.sight is not None:
         return outlook, None  # what is noted of a roll-out rests on a look of its own
     standing = judge(outlook) or rolling(outlook)
-    if standing is not None and outlook.standings:
-        Roll(world, outlook).begin(tenure.lease)
+    roll = Roll(world, outlook)
+    if standing is not None and not roll.is_noted():
+        if world.eyes.sight is not None:
+            return outlook, None  # what is written rests on a look of its own
+        roll.begin(tenure.lease)
     return outlook, standing or _unapproved(world, outlook, key)
 
 

@@ -116,12 +116,19 @@ class Roll:
     _lease: Lease | None = None
     _records: dict[DatabaseKey, RolloutRecord | None] = field(default_factory=dict)
 
+    def is_noted(self) -> bool:
+        """Tell whether etcd holds already how far each is."""
+        return all(one.record == self._seen(one.database) for one in self.outlook.standings)
+
+    def _seen(self, key: DatabaseKey) -> RolloutRecord | None:
+        there = self.outlook.observed.database(key)
+        return there.rollout if there else None
+
     def begin(self, lease: Lease) -> None:
         """Note how far each is. Raises ConflictingWrite when it moved since it was looked at."""
         self._lease = lease
         for one in self.outlook.standings:
-            there = self.outlook.observed.database(one.database)
-            self._records[one.database] = there.rollout if there else None
+            self._records[one.database] = self._seen(one.database)
             self._note(one.database, one.record)
 
     def ask(self, step: Step, done: Iterable[str]) -> None:
