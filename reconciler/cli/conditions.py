@@ -15,6 +15,7 @@ from reconciler.diff.changes import Refusal
 from reconciler.engine.journal import Operation, StepRecord
 from reconciler.model.names import DatabaseKey
 from reconciler.model.observed import ObservedDatabase
+from reconciler.model.rollouts import RolloutRecord
 
 _READY = {"True": "Serving", "False": "NotServing", "Unknown": "NotSeen"}
 
@@ -50,7 +51,17 @@ def conditions_of(
         found.append(Condition("Stalled", "True", "Refused", text))
     elif last and (stalled := _stalled(database.key, last, is_gone)):
         found.append(stalled)
+    if database.rollout:
+        found.append(_rolling(database.rollout))
     return tuple(found)
+
+
+def _rolling(record: RolloutRecord) -> Condition:
+    """Say that other shards wait for what the canaries have, or will not get it."""
+    if record.stopped:
+        return Condition("Stalled", "True", "RolloutStopped", record.stopped, record.since)
+    text = "the canaries have a change that other shards wait for"
+    return Condition("Reconciling", "True", "RollingOut", text, record.since)
 
 
 def _stalled(key: DatabaseKey, last: Operation, is_gone: Callable[[str], bool]) -> Condition | None:

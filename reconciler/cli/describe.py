@@ -113,6 +113,19 @@ def _details(item: Object) -> list[str]:
             for t in item["tables"]
         ]
         lines += ["", paint("bold", "Tables"), table(["  NAME", "SIZE", "ROWS"], rows, paint)]
+    if item["kind"] == "Database":
+        rows = [
+            [
+                "  " + c["type"],
+                c["status"],
+                c["reason"],
+                c["lastTransitionTime"] or "-",
+                c["message"],
+            ]
+            for c in item["conditions"]
+        ]
+        heads = ["  TYPE", "STATUS", "REASON", "SINCE", "MESSAGE"]
+        lines += ["", paint("bold", "Conditions"), table(heads, rows, paint)]
     if item["kind"] == "Database" and item["tables"]:
         rows = [["  " + name, key] for name, key in item["tables"].items()]
         rows += [["  " + name, "(reference)"] for name in item["reference"]]

@@ -128,6 +128,7 @@ def test_apply_by_hand_does_the_canaries_and_says_what_the_others_wait_for(scene
     assert first.code == 1
     assert "hand: the canaries have it; the others follow after 60 min" in first.told()
     assert _have(scene, "hand", "s0", "s1") == ["16MB", "21MB"]
+    assert "RollingOut" in call("describe", "database", "hand").told()
     second = call("apply", *specs, "--yes", "--detailed-exitcode")
     assert second.code == 5
     assert "it bakes: hand: canary s1 has it since" in second.told()
@@ -161,6 +162,7 @@ def test_a_gate_that_fails_on_the_way_stops_it_and_says_how_far_it_got(
     assert _have(scene, "way", "s0", "s1", "s2") == ["21MB", "21MB", "16MB"]
     (stands,) = scene.look(world).standings
     assert "6 is above 5; 2 of 3 shards have it" in stands.text
+    assert "RolloutStopped" in scene.call("describe", "database", "way").told()
     prometheus.tell("shop_errors", 0)
     assert scene.apply(world).done == (), "it stays stopped"
     assert _noted(scene, "way")
