@@ -114,12 +114,16 @@ BASE_PARAMETERS: tuple[tuple[str, str], ...] = (
     ("shared_buffers", "32MB"),
     ("wal_level", "logical"),
     ("wal_log_hints", "on"),
+    ("wal_receiver_status_interval", "1s"),
     ("wal_retrieve_retry_interval", "500ms"),
 )
 """What every shard runs with unless the spec says otherwise.
 
 Logical WAL, slots and workers are what resharding needs (resharding.md, section 6), so that a later
-move never waits for a restart. They live with the user's parameters in Patroni's dynamic
+move never waits for a restart. From PostgreSQL 16 on a walsender can miss the flush that it is to
+send (``WalSndWait`` joins the condition variable after it looked for WAL; neon's pull request 6179
+has the story), and a lone writer then waits for its synchronous standby until that one says
+something: every second, not every ten. They live with the user's parameters in Patroni's dynamic
 configuration, so that there is one place to compare.
 """
 

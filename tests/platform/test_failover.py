@@ -239,3 +239,12 @@ def test_a_primary_that_nobody_can_keep_is_fenced_and_followed(shard: FailoverSh
         shard.await_ready()
     assert writer.lost() == set()
     assert "FencePostgres" in shard.log(old)
+
+
+def test_no_commit_waits_longer_than_a_second_for_a_walsender_that_missed_it(
+    shard: FailoverShard,
+) -> None:
+    """What wakes such a walsender is the standby's next word; the race itself cannot be staged."""
+    with shard.connect() as session:
+        row = session.execute("show wal_receiver_status_interval").fetchone()
+    assert row == ("1s",)
