@@ -70,8 +70,8 @@ class Settings:
     ``home``: folder of the local platform and of caches.
     ``platform``: what runs the members; ``local`` is the one there is.
     ``parallel``: steps of an apply that run at once (1 to 64).
-    ``moves_parallel``: moves of keys that run at once, over all databases (1 to 64). A shard takes
-    part in one at a time, and the moves of one database go one after another.
+    ``moves_parallel``: moves of keys that run at once, over all databases (1 to 64); ``movesMax``
+    in the file. A shard takes part in one at a time, and a database's moves go one after another.
     ``observe_parallel``: shards that are asked at once (1 to 256).
     ``answer_s``: how long one question to etcd, Patroni or PostgreSQL may take (0.1 to 60).
     ``start_s``: how long new or restarted members may take until they are healthy (1 to 86400).
@@ -191,6 +191,7 @@ def _from_file(file: Path) -> dict[str, Any]:
         "sources": tuple(source_of(one, file.absolute().parent) for one in spec.sources),
         "etcd": tuple(spec.etcd.endpoints) if spec.etcd else UNSET,
         "interval": spec.interval,
+        "moves_parallel": spec.moves_max,
     }
     if spec.prometheus is not UNSET:
         folder = file.absolute().parent

@@ -296,11 +296,15 @@ class Applier:
         """Run one step in a worker's thread and return its seconds."""
         start = time.monotonic()
         hands = replace(hands, held=partial(self._held, step))
-        with noting() as self._said[step.id]:
-            perform(hands, step.action, lambda reason: self._waits(step, reason, journal))
+        waits = partial(self._waits, step, journal)
+        turn = self._world.turns.of(
+            step, self._world.settings.moves_parallel, hands.clock, waits, self._stop.is_set
+        )
+        with turn, noting() as self._said[step.id]:
+            perform(hands, step.action, waits)
         return time.monotonic() - start
 
-    def _waits(self, step: Step, reason: str, journal: Journal) -> None:
+    def _waits(self, step: Step, journal: Journal, reason: str) -> None:
         """Tell what a step waits for: whoever watches here, and whoever looks from elsewhere."""
         now = self._now()
         bounded = not isinstance(step.action, MoveKeyRange | CloseMove)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,7 @@ from reconciler.engine.foresight import leave_reported, observe_and_diff
 from reconciler.engine.observe import Eyes
 from reconciler.engine.ports import Clock, Gauge, Mover
 from reconciler.engine.records import APPLIER
+from reconciler.engine.turns import Turns
 from reconciler.model.errors import ReconcilerError
 from reconciler.model.names import DatabaseKey
 from reconciler.model.observed import ObservedState
@@ -40,7 +41,8 @@ class World:
 
     ``actor`` names who acts (user, host, process), for the journal and the lease; ``is_gone`` tells
     from a text that holds such a name whether that process is certainly dead. ``gauge`` is
-    Prometheus, None when none is configured.
+    Prometheus, None when none is configured. ``turns`` are those of moves, over all applies of this
+    process.
     """
 
     eyes: Eyes
@@ -50,6 +52,7 @@ class World:
     actor: str
     is_gone: Callable[[str], bool]
     gauge: Gauge | None = None
+    turns: Turns = field(default_factory=Turns)
 
 
 @dataclass(frozen=True, slots=True)

@@ -195,6 +195,13 @@ class ReconcilerSpec(Part, frozen=True, kw_only=True):
         Duration | UnsetType,
         Meta(description="How often everything is looked at, changed or not. Default 30s."),
     ] = UNSET
+    moves_max: Annotated[
+        Annotated[int, Meta(ge=1, le=64)] | UnsetType,
+        Meta(
+            description="Most moves of keys at once, over all databases. Default 2; a daemon takes "
+            "another number up when it starts again."
+        ),
+    ] = UNSET
 
 
 class ReconcilerConfig(Part, frozen=True, kw_only=True):

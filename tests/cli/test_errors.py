@@ -193,11 +193,13 @@ def test_what_a_configuration_sets_is_shown_with_its_origin_and_what_has_no_effe
     call: Caller,
 ) -> None:
     more = '  interval: 10s\n  etcd: {endpoints: ["https://etcd:2379"]}\n  platform: local\n'
+    more += "  movesMax: 3\n"
     source = "git: {url: https://git.example.org/x.git, branch: main, webhook: true, interval: 9s}"
     path = _configured(call, source, more=more)
     shown = call("--config", str(path), "config", "show", "-o", "json").json
     origin = f"file {path}"
     assert shown["interval"] == {"value": "10s", "origin": origin}
+    assert shown["moves_parallel"] == {"value": 3, "origin": origin}
     assert shown["etcd"] == {"value": ["https://etcd:2379"], "origin": origin}
     assert shown["platform"] == {"value": "local", "origin": origin}
     assert shown["sources"]["value"] == ["https://git.example.org/x.git@main"]
