@@ -205,7 +205,7 @@ def _made_slot(ends: Ends, slot: str) -> Iterator[tuple[str, str, str]]:
         with open_session(ends.source) as connection:
             connection.execute("SELECT shardwright.check_fence(%s)", [ends.token])
             begun_on = timeline(connection)
-            kept = is_kept(connection, slot, ends)
+            kept = is_kept(connection)
         how = "(SNAPSHOT 'export', FAILOVER true)" if kept else "EXPORT_SNAPSHOT"
         command = f'CREATE_REPLICATION_SLOT "{slot}" LOGICAL pgoutput {how}'
         try:

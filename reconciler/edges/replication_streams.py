@@ -30,6 +30,8 @@ from reconciler.edges.replication_tables import MovedTable, all_tables, sharded_
 from reconciler.model.errors import ReconcilerError
 from reconciler.model.names import FencingToken
 
+ORIGIN_SINCE = 160_000
+"""From this version on a subscription can refuse rows that came to its publisher from elsewhere."""
 KEPT_SINCE = 170_000
 """From this version on a standby keeps a copy of a slot that asks for it."""
 DROP_ATTEMPTS_MAX = 50
@@ -133,7 +135,13 @@ def has_identity(connection: psycopg.Connection, table: MovedTable) -> bool:
 
 
 def arm(ends: Ends) -> None:
-    """Publish the way back at the target, and make its slot. Raises SlotBlocked."""
+    """Publish the way back at the target, and make its slot. Raises SlotBlocked.
+
+    A standby may keep the slot as it was before the cut, with all rows that came from the source.
+    Sent back they would meet themselves, so it is kept only where the source can refuse them.
+    """
+    with open_session(ends.source) as connection:
+        filters = connection.info.server_version >= ORIGIN_SINCE
     with open_session(ends.target) as connection:
         tables = sharded_tables(connection, ends.move)
         states = dict(_slots(connection, f"^{ends.reverse}$"))
@@ -141,14 +149,14 @@ def arm(ends: Ends) -> None:
         return
     publish(ends.target, ends.reverse, tables, ends)
     drop_slots(ends.target, ends.reverse, ends.token)
-    make_slot(ends.target, ends.reverse, ends)
+    make_slot(ends.target, ends.reverse, ends, may_be_kept=filters)
 
 
-def make_slot(publisher: Server, slot: str, ends: Ends) -> None:
+def make_slot(publisher: Server, slot: str, ends: Ends, *, may_be_kept: bool = True) -> None:
     """Make a slot whose snapshot nobody asks for. Raises SlotBlocked."""
     wait_ms = ends.limits.slot_wait_ms
     with open_session(publisher, statement_timeout=str(wait_ms)) as connection:
-        kept = ", failover => true" if is_kept(connection, slot, ends) else ""
+        kept = ", failover => true" if may_be_kept and is_kept(connection) else ""
         make = f"SELECT pg_create_logical_replication_slot(%s, 'pgoutput'{kept})"
         try:
             take_over(connection, ends.token)
@@ -160,9 +168,9 @@ def make_slot(publisher: Server, slot: str, ends: Ends) -> None:
             raise slot_blocked(publisher) from None
 
 
-def is_kept(publisher: psycopg.Connection, name: str, ends: Ends) -> bool:
-    """Tell whether standbys shall keep this slot: only the forward way is compared afterwards."""
-    return publisher.info.server_version >= KEPT_SINCE and name.startswith(ends.forward)
+def is_kept(publisher: psycopg.Connection) -> bool:
+    """Tell whether standbys can keep a slot; after a failover all rows are compared once more."""
+    return publisher.info.server_version >= KEPT_SINCE
 
 
 def slot_blocked(publisher: Server) -> SlotBlocked:
@@ -192,7 +200,7 @@ def create_subscription(
         if not slot_is_whole(connection, slot):
             raise NotReady(publisher.subject, f"slot {slot} is not there, or has lost WAL")
         version = connection.info.server_version
-        kept = is_kept(connection, slot, ends)
+        kept = is_kept(connection)
         portable = all(t.portable for t in sharded_tables(connection, ends.move))
     with silent_session(subscriber) as connection, connection.transaction():
         check_fence(connection, ends.token)
@@ -209,7 +217,7 @@ def create_subscription(
             sql.SQL("on" if portable and mine // 10_000 == version // 10_000 else "off"),
             # On 15 there is no origin; the order in ``reverse`` keeps rows from going round.
             sql.SQL(
-                (", origin = none" if min(mine, version) >= 160_000 else "")
+                (", origin = none" if min(mine, version) >= ORIGIN_SINCE else "")
                 + (", failover = true" if kept and mine >= KEPT_SINCE else "")
             ),
         )

@@ -14,7 +14,15 @@ from dataclasses import dataclass, replace
 import psycopg
 
 from reconciler.edges.postgres_session import Target as Server
-from reconciler.edges.replication_ends import Ends, Limits, open_session, patient
+from reconciler.edges.replication_ends import (
+    Ends,
+    Limits,
+    NotReady,
+    one_text,
+    open_session,
+    patient,
+    timeline,
+)
 from reconciler.edges.replication_tables import sharded_tables
 from reconciler.edges.replication_verify import PLAIN, SNAPSHOT, differences, verify
 from reconciler.model.moves import Comparison
@@ -58,7 +66,10 @@ def _waiting(at: Server, limits: Limits) -> Server:
 
 
 def verify_cut(ends: Ends, witness: Witness | None) -> Comparison:
-    """Compare both sides as of the cut, or as of later where its snapshots are lost."""
+    """Compare both sides as of the cut, or as of later where its snapshots are lost.
+
+    Raises NotReady when the target failed over: what it lost would pass for a cut that was wrong.
+    """
     if witness is not None:
         try:
             return _compare(ends, witness)
@@ -66,6 +77,10 @@ def verify_cut(ends: Ends, witness: Witness | None) -> Comparison:
             pass  # a side restarted, or it took too long until now: the snapshots are of no use
         finally:
             witness.close()
+    with open_session(ends.target) as connection:
+        query = "SELECT timeline FROM shardwright.moved WHERE move_id = %s"
+        if one_text(connection, query, ends.move.id) not in ("", timeline(connection)):
+            raise NotReady(ends.target.subject, "it failed over: its cut cannot be compared")
     return replace(verify(ends, back=True), later=True)
 
 

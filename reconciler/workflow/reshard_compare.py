@@ -11,7 +11,7 @@ from reconciler.model.moves import Wish
 from reconciler.workflow import phase as steps
 from reconciler.workflow.phase import Act, Done, Refuse, Wait
 from reconciler.workflow.reshard_acts import Step, VerifyBack, VerifyCut
-from reconciler.workflow.reshard_facts import Look, cut_differs, way_back_lost
+from reconciler.workflow.reshard_facts import Look, cut_differs, cut_not_comparable
 from reconciler.workflow.reshard_records import EQUAL, cut_was_wrong
 
 Decision: TypeAlias = steps.Decision[Step]
@@ -21,7 +21,7 @@ def compare_cut(look: Look) -> Decision:
     """Without it a row that never arrived would be pruned away where it still is."""
     move = look.move
     finish = move.wish is Wish.FINISH
-    lost = "" if look.view.cut_held else way_back_lost(look)
+    lost = "" if look.view.cut_held else cut_not_comparable(look)
     if move.cut_compared == EQUAL or (lost and finish):
         return Done()
     if move.cut_compared and not finish:

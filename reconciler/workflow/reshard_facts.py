@@ -202,6 +202,15 @@ def way_back_lost(look: Look) -> str:
     return f"{move.source} failed over while it followed" if reverse.gap else ""
 
 
+def cut_not_comparable(look: Look) -> str:
+    """Return why the cut cannot be compared at a later point; empty when it can.
+
+    What a target lost by a failover would pass for rows that the cut had left out.
+    """
+    failed_over = f"{look.move.target} failed over" if look.view.forward.gap else ""
+    return way_back_lost(look) or failed_over
+
+
 def way_back_words(look: Look) -> str:
     """Tell whether there is a way back, and until when."""
     lost, end = way_back_lost(look), window_end(look.move)

@@ -21,6 +21,7 @@ from tests.workflow.move_views import (
     SOAKING,
     SWITCHED,
     act_of,
+    forward,
     reverse,
     wait_of,
     wishing,
@@ -52,6 +53,16 @@ def test_a_cut_that_cannot_be_compared_any_more_is_for_its_owner_to_finish() -> 
 
     assert "cannot be (its slot at s1 is gone)" in wait_of(UNCOMPARED, lost, OVER)
     assert act_of(wishing(Wish.FINISH, UNCOMPARED), lost) == Clean()
+
+
+def test_a_cut_is_not_compared_later_with_a_target_that_failed_over() -> None:
+    """What it lost would pass for rows that the cut had left out."""
+    over = forward(SOAKING, gap=True)
+
+    assert "cannot be (s1 failed over)" in wait_of(UNCOMPARED, over, OVER)
+    assert act_of(wishing(Wish.FINISH, UNCOMPARED), over) == Clean()
+    assert act_of(UNCOMPARED, replace(over, cut_held=True)) == VerifyCut(), "by its own snapshots"
+    assert act_of(SWITCHED, over, OVER) == Clean(), "it was compared before"
 
 
 def test_a_cut_that_differs_is_not_ended_by_time_and_may_be_rolled_back() -> None:
