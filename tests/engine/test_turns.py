@@ -29,13 +29,19 @@ class Crowd:
         self._lock = threading.Lock()
         self.full = threading.Barrier(most)
         """Met by those inside: it is only passed when ``most`` of them are there together."""
+        self.waited_for = threading.Event()
+
+    def wait(self, reason: str) -> None:
+        self.told.append(reason)
+        self.waited_for.set()
 
     def go(self, step: Step) -> None:
-        with self.turns.of(step, self.most, SystemClock(), self.told.append, lambda: False):
+        with self.turns.of(step, self.most, SystemClock(), self.wait, lambda: False):
             with self._lock:
                 self.inside += 1
                 self.highest = max(self.highest, self.inside)
             self.full.wait(30)
+            assert self.waited_for.wait(30), "nobody waits for a turn"
             with self._lock:
                 self.inside -= 1
 
