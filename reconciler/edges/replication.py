@@ -17,6 +17,7 @@ from reconciler.edges import (
     replication_copy,
     replication_cut,
     replication_holds,
+    replication_matviews,
     replication_numbers,
     replication_preflight,
     replication_streams,
@@ -182,6 +183,10 @@ class LogicalMover:
         if not found.equal:
             replication_copy.refuse_after_failover(ends)
         return found
+
+    def refresh_views(self, move: Move, source: Seat, target: Seat, token: FencingToken) -> None:
+        """Let the target's materialized views show the rows. Raises ViewNotRefreshed."""
+        replication_matviews.refresh_target(self._ends(move, source, target, token))
 
     def divide_sequences(self, move: Move, source: Seat, target: Seat, token: FencingToken) -> None:
         """Give each side values of its own. Raises NumbersUsedUp, NotReady."""

@@ -27,6 +27,7 @@ from reconciler.edges.replication_guards import (
 )
 from reconciler.edges.replication_holds import release
 from reconciler.edges.replication_indexes import rebuild
+from reconciler.edges.replication_matviews import note_stale, refresh_noted
 from reconciler.edges.replication_streams import (
     drop_publication,
     drop_slots,
@@ -111,10 +112,12 @@ def _forget_copy(ends: Ends) -> None:
 def prune(ends: Ends, side: Side, stopping: Callable[[], bool]) -> int:
     """Delete the keys' rows at a side that refuses them, in batches with pauses between.
 
-    Returns how many rows are left: 0, unless it was asked to stop. Raises GuardsForbid.
+    Materialized views are refreshed then. Returns how many rows are left: 0, unless it was asked
+    to stop. Raises GuardsForbid, ViewNotRefreshed.
     """
     at = ends.source if side is Side.SOURCE else ends.target
     _check_refused(ends, at)
+    note_stale(at, ends)
     with open_session(patient(at, ends.limits), session_replication_role="replica") as connection:
         tables = sharded_tables(connection, ends.move)
         for table in tables:
@@ -122,6 +125,7 @@ def prune(ends: Ends, side: Side, stopping: Callable[[], bool]) -> int:
                 if not _prune_heap(connection, ends, at, (table, heap), stopping):
                     return sum(_count(connection, ends, t) for t in tables)
                 _vacuum(connection, heap)
+    refresh_noted(patient(at, ends.limits), ends.move.id, ends.token, stopping=stopping)
     if side is Side.TARGET:
         _forget_prepared(ends)
     return 0

@@ -14,6 +14,7 @@ from reconciler.edges.replication_ends import (
     run,
 )
 from reconciler.edges.replication_indexes import rebuild
+from reconciler.edges.replication_matviews import refresh_noted
 from reconciler.edges.replication_streams import (
     drop_matching,
     drop_publication,
@@ -88,6 +89,7 @@ def remove(at: Server, id_: MoveId, token: FencingToken, limits: Limits) -> None
     if syncs:
         drop_matching(at, syncs, token)
     rebuild(patient(at, limits), id_, limits.workers, token)
+    refresh_noted(patient(at, limits), id_, token)
     with open_session(at) as connection, connection.transaction():
         check_fence(connection, token)
         connection.execute("DELETE FROM shardwright.beat WHERE lane = ANY(%s)", [list(names)])

@@ -16,10 +16,11 @@ from reconciler.edges.replication_guards import accepting, read_guards, refusing
 from reconciler.edges.replication_holds import missing, refused_below, standing
 from reconciler.edges.replication_numbers import Numbers, read_numbers, shared
 from reconciler.edges.replication_ready import LAG
-from reconciler.edges.replication_tables import MovedTable, known_tables
+from reconciler.edges.replication_schema import Schema, differences, read_schema
+from reconciler.edges.replication_tables import MovedTable, known_tables, new_reference
 from reconciler.model.desired import CopyDriver
 from reconciler.model.errors import ReconcilerError
-from reconciler.model.moves import NO_EPOCH, Move, MoveView, Stage, Stream
+from reconciler.model.moves import NO_EPOCH, Move, MoveView, Stage, Stream, Wish
 from reconciler.model.names import Epoch
 from reconciler.model.observed import ObservedGuard, Unseen
 
@@ -68,6 +69,7 @@ SELECT json_build_object(
                  FROM pg_prepared_xacts p
                 WHERE p.database = current_database()),
   'incarnation', {INCARNATION},
+  'matviews', EXISTS (SELECT FROM pg_class WHERE relkind = 'm'),
   'installed', to_regclass('shardwright.moved') IS NOT NULL)
 """  # noqa: S608
 _NOTES = """
@@ -75,7 +77,10 @@ SELECT json_build_object(
   'note', (SELECT to_jsonb(m) FROM shardwright.moved m WHERE move_id = %(move)s),
   'fresh', (SELECT verified_at > clock_timestamp() - make_interval(secs => %(verified_s)s)
               FROM shardwright.moved WHERE move_id = %(move)s),
-  'ddl', (SELECT count(*) FROM shardwright.move_ddl WHERE move_id = %(move)s),
+  'ddl', (SELECT count(*) FROM shardwright.move_ddl
+           WHERE move_id = %(move)s AND kind <> 'refresh'),
+  'stale', (SELECT count(*) FROM shardwright.move_ddl
+             WHERE move_id = %(move)s AND kind = 'refresh'),
   'beats', (SELECT json_agg(DISTINCT lane) FROM shardwright.beat
              WHERE lane IN (%(forward)s, %(reverse)s)))
 """
@@ -95,6 +100,7 @@ class _Sight:
     triggers: int = 0
     refuses_below: Epoch = NO_EPOCH
     numbers: dict[tuple[str, str], Numbers] = field(default_factory=dict)
+    schema: Schema | None = None
 
     @property
     def note(self) -> dict[str, Any]:
@@ -141,6 +147,7 @@ def view(ends: Ends, map_epoch: Epoch) -> MoveView:
         prepared=bool(note) and guarded,
         syncing=move.copy is CopyDriver.NATIVE,
         held=s.held and t.held,
+        views_stale=_views_stale(t),
         sequences_apart=not shared(s.numbers, t.numbers),
         source_refuses_below=s.refuses_below,
         target_refuses_below=t.refuses_below,
@@ -148,6 +155,19 @@ def view(ends: Ends, map_epoch: Epoch) -> MoveView:
         verified_back=_equal_now("verified_back", s, t),
         left=(*_left(s, "source"), *_left(t, "target"), *_note_left(note, opened)),
     )
+
+
+def _views_stale(target: _Sight) -> bool:
+    """Whether materialized views of the target may lack rows of the copy that is there now."""
+    slot = target.note.get("slot")
+    shown = target.note.get("refreshed") == slot and not target.notes.get("stale")
+    return bool(slot and target.seen.get("matviews")) and not shown
+
+
+def _cut_ahead(move: Move, seen: dict[str, Any]) -> bool:
+    """Whether a cut may be next, so that both sides must have the same: here a stream runs."""
+    runs = seen["subscribed"] or any(active for _, active, *_ in seen["slots"] or ())
+    return bool(runs) and (move.stage is Stage.BEFORE or move.wish is Wish.ROLLBACK)
 
 
 def _equal_now(note: str, source: _Sight, target: _Sight) -> bool:
@@ -178,6 +198,7 @@ def _read(connection: psycopg.Connection, ends: Ends, *, source: bool) -> _Sight
     seen = _one(connection, _LOOK, values)
     notes = _one(connection, _NOTES, values) if seen["installed"] else {}
     tables = known_tables(connection, move.tables)
+    wanted = (*move.tables, *new_reference(move))
     streams = any(seen[kind] for kind in ("published", "slots", "subscribed", "stopped"))
     # Whether rows are left may mean to read all of them: only asked when it decides something.
     asked = move.stage in (Stage.SWITCHED, Stage.BACK) and not streams
@@ -187,11 +208,14 @@ def _read(connection: psycopg.Connection, ends: Ends, *, source: bool) -> _Sight
         read_guards(connection),
         tables,
         timeline(connection),
-        asked and not any(_has_rows(connection, t, ends) for t in tables.values()),
+        asked
+        and not notes.get("stale")
+        and not any(_has_rows(connection, t, ends) for t in tables.values()),
         not missing(connection, move, source=source),
         len(standing(connection, move)),
         refused_below(connection, move),
         read_numbers(connection),
+        read_schema(connection, [t.name for t in wanted]) if _cut_ahead(move, seen) else None,
     )
 
 
@@ -254,6 +278,11 @@ def _obstacles(move: Move, source: _Sight, target: _Sight) -> tuple[str, ...]:
         elif theirs is not None and (odd := set(mine.shape) ^ set(theirs.shape)):
             told = "; ".join(sorted(odd)[:ODD_MAX])
             found.append(f"{name} is not the same at {move.source} and {move.target}: {told}")
+    if source.schema and target.schema:
+        others = differences(source.schema, target.schema, (move.source, move.target))
+        found += others[:ODD_MAX]
+        if len(others) > ODD_MAX:
+            found.append(f"{len(others) - ODD_MAX} more differences of their schemas")
     return tuple(found)
 
 

@@ -33,6 +33,7 @@ from reconciler.workflow.reshard_acts import (
     Prune,
     Publish,
     Record,
+    RefreshViews,
     RefuseStale,
     Reverse,
     RollBackCut,
@@ -139,6 +140,8 @@ def perform_act(  # noqa: C901  a dispatch table
             _tell_equal(crew, scene, found)
         case VerifyBack():
             _tell_equal(crew, scene, mover.verify_back(move, source, target, token))
+        case RefreshViews():
+            mover.refresh_views(move, source, target, token)
         case DivideSequences():
             mover.divide_sequences(move, source, target, token)
         case Arm():

@@ -302,6 +302,10 @@ class Mover(Protocol):
         """Verify."""
         ...
 
+    def refresh_views(self, move: Move, source: Seat, target: Seat, token: FencingToken) -> None:
+        """RefreshViews."""
+        ...
+
     def divide_sequences(self, move: Move, source: Seat, target: Seat, token: FencingToken) -> None:
         """DivideSequences."""
         ...

@@ -142,6 +142,7 @@ class MoveView:
     ``held``: both sides refuse what no stream can carry, key changes over the border and TRUNCATE.
     ``source_refuses_below`` / ``target_refuses_below``: that side refuses UPDATEs and DELETEs of
     clients that know an older epoch only; 0 when it asks nobody.
+    ``views_stale``: materialized views of the target do not show the copied rows yet.
     ``sequences_apart``: no sequence may give out the same value at both sides.
     ``indexed``: all indexes and constraints that the copy took away are back.
     ``verified``: an exact comparison passed after the last copy, and neither has it grown old nor
@@ -173,6 +174,7 @@ class MoveView:
     prepared: bool = False
     syncing: bool = False
     held: bool = False
+    views_stale: bool = False
     sequences_apart: bool = False
     source_refuses_below: Epoch = NO_EPOCH
     target_refuses_below: Epoch = NO_EPOCH

@@ -66,6 +66,7 @@ from reconciler.workflow.reshard_acts import (
     Prune,
     Publish,
     Record,
+    RefreshViews,
     Reverse,
     RollBackCut,
     Step,
@@ -138,6 +139,11 @@ def follow_source(look: Look) -> Decision:
 def compare_rows(look: Look) -> Decision:
     """An apply worker skips updates of missing rows in silence; only a comparison finds that."""
     return Done() if look.view.verified else Act(Verify())
+
+
+def refresh_views(look: Look) -> Decision:
+    """Late, so that they show much; before a slot is made, which would keep WAL meanwhile."""
+    return Act(RefreshViews()) if look.view.views_stale else Done()
 
 
 def arm_way_back(look: Look) -> Decision:
@@ -263,6 +269,7 @@ FORWARD: tuple[Phase, ...] = (
     follow_source,
     catch_up,
     compare_rows,
+    refresh_views,
     divide_sequences,
     arm_way_back,
     cut_over,
@@ -309,6 +316,7 @@ BEGINNINGS: Mapping[type[Step], str] = {
     BuildIndexes: "the indexes are built",
     Subscribe: "the target follows",
     Verify: "the rows are compared",
+    RefreshViews: "the materialized views are refreshed",
     DivideSequences: "the sequences are divided",
     VerifyCut: "the cut is compared",
     VerifyBack: "the rows are compared for the way back",

@@ -59,6 +59,14 @@ class Verify:
 
 
 @dataclass(frozen=True, slots=True)
+class RefreshViews:
+    """Refresh the target's materialized views, each after those that it reads.
+
+    Before the cut: writers would wait for it within, and readers of the target miss rows after.
+    """
+
+
+@dataclass(frozen=True, slots=True)
 class DivideSequences:
     """Give each side's sequences values of their own, of what the source's have left."""
 
@@ -159,7 +167,7 @@ class Clean:
 
 @dataclass(frozen=True, slots=True)
 class Prune:
-    """Delete the keys' rows from one side, in throttled batches.
+    """Delete the keys' rows from one side, in throttled batches, and refresh what showed them.
 
     Only after ``Clean``: a stream that lives would carry the deletions to the owner.
     """
@@ -187,6 +195,7 @@ Step: TypeAlias = (
     | BuildIndexes
     | Subscribe
     | Verify
+    | RefreshViews
     | DivideSequences
     | VerifyCut
     | VerifyBack

@@ -7,6 +7,7 @@ import threading
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 
 import psycopg
 import pytest
@@ -15,7 +16,7 @@ from reconciler.demo.shards import connect
 from reconciler.edges.postgres_session import PostgresTimeouts
 from reconciler.edges.replication import LogicalMover
 from reconciler.edges.replication_ends import open_session, server
-from reconciler.engine.events import StepFailed
+from reconciler.engine.events import StepFailed, StepWaits
 from reconciler.engine.observe import login_of, primary_of
 from reconciler.engine.problems import PlanStale
 from reconciler.engine.records import moves_key
@@ -24,8 +25,10 @@ from reconciler.model.access import Seat
 from reconciler.model.hashing import position_of_key
 from reconciler.model.moves import Wish
 from reconciler.model.routing import RoutingMap
+from reconciler.wiring import SystemClock
 from tests.cli.calls import SHARDWRIGHT
 from tests.e2e.scene import TWO, Scene, key_of, spec_text
+from tests.local_home import DEADLINE_S, wait_for
 
 pytestmark = pytest.mark.platform
 
@@ -266,6 +269,60 @@ def assert_only_orphans_are_swept(shop: Scene) -> None:
     assert swept.count("no applier before fencing token") == 3
     assert leftovers(shop, "mv") == soaking
     assert key not in world.eyes.store.read(key)
+
+
+@dataclass
+class AheadClock(SystemClock):
+    """The real one, and what it is ahead of the time."""
+
+    ahead: timedelta = timedelta(0)
+
+    def now(self) -> datetime:
+        return super().now() + self.ahead
+
+
+WINDOW = """\
+apiVersion: shardwright.dev/v1alpha1
+kind: Policy
+metadata: {{name: window}}
+spec:
+  rules:
+    - name: at-night
+      at: [apply]
+      when: step.phase == "cut"
+      require: now >= timestamp("{opens:%Y-%m-%dT%H:%M:%SZ}")
+      otherwise: hold
+      message: keys change hands at night
+"""
+
+
+def test_a_move_waits_for_the_window_of_its_cut_and_goes_on_in_it(shop: Scene) -> None:
+    clock = AheadClock()
+    opens = clock.now() + timedelta(hours=1)
+    (shop.specs / "window.yaml").write_text(WINDOW.format(opens=opens))
+    retile(shop, *SPLIT)
+    world, before = shop.world(clock=clock), shop.routing("mv").epoch
+
+    def held() -> bool:
+        said = "policy window/at-night: keys change hands at night"
+        return any(isinstance(e, StepWaits) and said in e.reason for e in list(shop.events))
+
+    with Ledger(shop, "mv") as ledger:
+        applying = threading.Thread(target=shop.apply, args=(world,), daemon=True)
+        applying.start()
+        wait_for(lambda: held() or None, "the cut to be held")
+        written = len(ledger.acknowledged)
+        wait_for(lambda: len(ledger.acknowledged) > written + 50 or None, "writes go on")
+        assert shop.routing("mv").epoch == before
+        assert ledger.refused == 0, "no fence stands while a cut is held"
+        assert "keys change hands at night" in shop.call("get", "moves").told()
+        clock.ahead = timedelta(hours=2)
+        applying.join(DEADLINE_S)
+
+    assert {o.shard: str(o.keys) for o in shop.routing("mv").owners} == {
+        "s0": "-40", "s1": "80-", "s2": "40-80",
+    }  # fmt: skip
+    assert_whole(shop, "mv", ledger)
 
 
 @pytest.mark.parametrize("seconds", [3.0, 4.0, 5.0, 6.0])

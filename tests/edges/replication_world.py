@@ -175,6 +175,8 @@ class MoveWorld:
             case acts.Verify():
                 found = mover.verify(*where)
                 assert found.equal, found
+            case acts.RefreshViews():
+                mover.refresh_views(*where)
             case acts.DivideSequences():
                 mover.divide_sequences(*where)
             case acts.VerifyCut():

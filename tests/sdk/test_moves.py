@@ -5,17 +5,24 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
 from uuid import UUID
 
+import psycopg
 import pytest
 
-from reconciler.model.desired import KeyType
+from reconciler.edges.replication import LogicalMover
+from reconciler.model.desired import KeyType, ShardedTable
 from reconciler.sdk import AsyncShards, FenceTimeout, KeyRefused, Limits, Shards
 from reconciler.sdk.etcd import EtcdReader, Stored
 from reconciler.sdk.routes import Key, position_of
+from tests.edges.replication_world import seat
+from tests.edges.shard import TOKEN
 from tests.local_home import DEADLINE_S, wait_for
-from tests.sdk.scene import MOVED, Scene
+from tests.sdk.scene import MOVED, TABLE, Scene
 from tests.sdk.writers import INSERT, WRITER_KINDS, AsyncWriters, SyncWriters
+from tests.workflow.move_world import MOVE
 
 KEYS: dict[KeyType, list[Key]] = {
     KeyType.BIGINT: [n * 7_000_000_001 - (1 << 62) for n in range(200)],
@@ -162,3 +169,47 @@ def test_async_sessions_are_told_the_epoch_and_refusals_within_are_not_retried(
 
     asyncio.run(main())
     assert len(calls) == 1
+
+
+def test_what_a_move_cannot_carry_is_told_with_its_cure_and_not_tried_again(scene: Scene) -> None:
+    """An UPDATE of the shard key over the border, and TRUNCATE, while a move's triggers stand."""
+    key, stays = moved_key(), next(k for k in KEYS[KeyType.BIGINT] if _stays(scene, k))
+    calls: list[object] = []
+    statements = (("UPDATE entry SET k = %s WHERE k = %s", [stays, key]), ("TRUNCATE entry", None))
+    with Shards(scene.config()) as shards:
+        shards.execute(key, INSERT, [key, "mine"])
+        _hold(scene)
+        for statement, values in statements:
+            for how in (shards.execute, partial(_run, shards, calls)):
+                with pytest.raises(psycopg.DatabaseError, match=r"shardwright: .* move") as told:
+                    how(key, statement, values)
+                assert told.value.sqlstate == "PS006"
+                assert "wait until the move has ended" in str(told.value)
+        shards.execute(key, INSERT, [key, "another"])
+    assert len(calls) == len(statements), "each body ran once"
+    assert {ident for _, ident in scene.rows(0)} == {"mine", "another"}
+
+
+def _stays(scene: Scene, key: Key) -> bool:
+    at = position_of(KeyType.BIGINT, key)
+    return at in scene.map.owners[0].keys and at not in MOVED
+
+
+def _run(shards: Shards, calls: list[object], key: Key, statement: str, values: object) -> None:
+    def body(tx: psycopg.Connection) -> None:
+        calls.append(tx)
+        tx.execute(statement, values)  # type: ignore[call-overload]
+
+    shards.run(key, body)
+
+
+def _hold(scene: Scene) -> None:
+    """Begin a move, up to the triggers that refuse what its streams cannot carry."""
+    source, target = (owner.keys for owner in scene.map.owners)
+    table = ShardedTable(TABLE, "k")
+    move = replace(MOVE, keys=MOVED, source_keys=source, target_keys=target, tables=(table,))
+    mover, seats = LogicalMover(), (seat(scene.shards[0]), seat(scene.shards[1]))
+    mover.prepare_target(move, *seats, TOKEN)
+    mover.hold(move, *seats, TOKEN)
+    with scene.shards[0].connect() as session:
+        session.execute(f"GRANT TRUNCATE ON entry TO {scene.shards[0].app.role}")

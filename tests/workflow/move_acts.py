@@ -44,6 +44,8 @@ def performed(  # noqa: C901 - a dispatch table
             hand.commit(hand.target, "note", "indexed", True)
         case acts.Subscribe():
             subscribe(hand)
+        case acts.RefreshViews():
+            hand.commit(hand.target, "note", "shown", hand.target.state.notes.get("copied"))
         case acts.DivideSequences():
             hand.commit(hand.target, "note", "apart", True)
         case acts.Verify():

@@ -195,6 +195,7 @@ def walk(seed: int, *, steps: int = 250) -> Engine:
     copy = CopyDriver.NATIVE if seed % 4 == 3 else CopyDriver.OWN
     asynchronous = dice.random() < 0.3
     engine = Engine(tells_owners=dice.random() < 0.5, copy=copy, asynchronous=asynchronous)
+    engine.world.matviews = seed % 2 == 1
     faults = dice.random() ** 2
     for _ in range(4):
         engine.world.write(Side.SOURCE, dice.choice(TABLES))

@@ -59,6 +59,7 @@ class World:
     """One move with everything around it, but for the engine (``move_engine``)."""
 
     holds: tuple[str, ...] = ("key", "truncate")
+    matviews: bool = False
 
     def __init__(
         self,
@@ -269,6 +270,7 @@ class World:
             map_epoch=self.map[0],
             pruned=not (target.rows if back else source.rows),
             prepared=bool(target.notes.get("prepared")),
+            views_stale=self.matviews and target.notes.get("shown") != target.notes.get("copied"),
             sequences_apart=bool(target.notes.get("apart")),
             held=source.held == target.held == set(self.holds),
             syncing=self.move is not None and self.move.copy is CopyDriver.NATIVE,
@@ -316,6 +318,7 @@ class World:
                 indexed=False,
                 verified=False,
                 prepared=False,
+                views_stale=False,
                 sequences_apart=False,
                 left=("triggers",) if self.source.state.held else (),
                 forward=replace(view.forward, subscribed=False),

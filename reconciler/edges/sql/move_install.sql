@@ -29,8 +29,11 @@ ALTER TABLE shardwright.moved ADD COLUMN IF NOT EXISTS source_timeline text NOT 
 ALTER TABLE shardwright.moved
   ADD COLUMN IF NOT EXISTS verified_back text NOT NULL DEFAULT '',
   ADD COLUMN IF NOT EXISTS verified_at timestamptz;
+-- The copy's slot once the materialized views show its rows.
+ALTER TABLE shardwright.moved ADD COLUMN IF NOT EXISTS refreshed text NOT NULL DEFAULT '';
 
--- What a copy took away to be fast, in the order in which it is built again.
+-- What a copy took away to be fast, in the order in which it is built again; kind refresh: a
+-- materialized view that does not show the rows as they are.
 CREATE TABLE IF NOT EXISTS shardwright.move_ddl (
   move_id    text    NOT NULL,
   ordinal    bigserial,
