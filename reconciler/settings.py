@@ -11,12 +11,13 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 
 from reconciler.model.errors import Position, ReconcilerError
+from reconciler.model.git import NO_CREDENTIALS, CredentialFiles
 
 if TYPE_CHECKING:
-    from reconciler.spec.manifest_other import ReconcilerConfig
+    from reconciler.spec.manifest_other import GitSource, ReconcilerConfig
     from reconciler.spec.manifest_other import Source as WrittenSource
 
 ENVIRONMENT_PREFIX = "SHARDWRIGHT_"
@@ -47,6 +48,7 @@ class Source:
     ``ref`` is a full name (``refs/heads/main``) or a commit, empty for the default branch.
     ``webhook``: a push event triggers a look; ``keys``: a file of the signers of its commits, empty
     when they need no signature. ``holds_rewrites``: a branch has to follow on what is in force.
+    ``credentials``: files with what the repository asks for.
     """
 
     path: str
@@ -55,6 +57,7 @@ class Source:
     webhook: bool = False
     keys: str = ""
     holds_rewrites: bool = False
+    credentials: CredentialFiles = NO_CREDENTIALS
 
     def __str__(self) -> str:
         if not self.git:
@@ -238,4 +241,25 @@ def source_of(source: WrittenSource, folder: Path) -> Source:
         ref = f"{SEMVER}{git.semver}"
     url = str(folder / git.url) if git.url.startswith(".") else git.url
     keys = str(folder / git.verify.keys) if git.verify is not UNSET else ""
-    return Source(git.path, url, ref, git.webhook, keys, git.on_rewrite == "hold")
+    return Source(
+        git.path, url, ref, git.webhook, keys, git.on_rewrite == "hold",
+        _credential_files(git, folder),
+    )  # fmt: skip
+
+
+def _credential_files(git: GitSource, folder: Path) -> CredentialFiles:
+    written = git.credentials
+    if written is UNSET:
+        return NO_CREDENTIALS
+
+    def path(file: str | UnsetType) -> str:
+        return "" if file is UNSET else str(folder / file)
+
+    return CredentialFiles(
+        username=path(written.username_file),
+        password=path(written.password_file),
+        bearer_token=path(written.bearer_token_file),
+        ca=path(written.ca_file),
+        identity=path(written.identity_file),
+        known_hosts=path(written.known_hosts_file),
+    )

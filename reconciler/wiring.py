@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING
 
 from reconciler.engine.loop import World
 from reconciler.engine.observe import Eyes
+from reconciler.model.errors import ReconcilerError
 from reconciler.settings import SEMVER
 
 if TYPE_CHECKING:
     from reconciler.edges.etcd_gateway import EtcdTimeouts
-    from reconciler.edges.git import GitCache, GitReference
+    from reconciler.edges.git import GitCache
     from reconciler.edges.git_address import GitAddress
+    from reconciler.edges.git_repository import GitReference
     from reconciler.edges.local.platform import LocalPlatform
     from reconciler.edges.patroni import PatroniTimeouts
     from reconciler.edges.postgres_session import PostgresTimeouts
@@ -131,7 +133,9 @@ def fetch(request: SourceRequest) -> Documents:
     if request.git:
         from reconciler.edges.git import read_repository
 
-        return read_repository(*_repository(request), keys=_keys(request))
+        return read_repository(
+            *_repository(request), keys=_keys(request), credentials=request.credentials
+        )
     from reconciler.edges.folder import read_folder
 
     return read_folder(request.path, revision_of=work_tree_revision)
@@ -149,7 +153,10 @@ def fetch_news(
     if request.git:
         from reconciler.edges.git import read_news
 
-        return read_news(*_repository(request), known, keys=_keys(request), standing=standing)
+        return read_news(
+            *_repository(request), known, keys=_keys(request), standing=standing,
+            credentials=request.credentials,
+        )  # fmt: skip
     from reconciler.edges.configmaps import read_mounted
     from reconciler.edges.folder import read_folder
 
@@ -158,13 +165,42 @@ def fetch_news(
     return None if str(documents.revision) == known else documents
 
 
+def fetch_again(request: SourceRequest, revision: str) -> Documents:
+    """Read a repository at the commit of a revision, from what was fetched if it is there.
+
+    Raises SO errors.
+    """
+    from reconciler.edges.git import read_repository
+    from reconciler.edges.git_repository import GitReference
+    from reconciler.model.desired import Revision
+
+    address, _, path, cache = _repository(request)
+    commit = GitReference("commit", Revision(revision).content.partition(":")[2])
+    documents = read_repository(
+        address, commit, path, cache, keys=_keys(request), credentials=request.credentials
+    )
+    return replace(documents, revision=Revision(revision))
+
+
+def follows(request: SourceRequest, revision: str, standing: str) -> bool:
+    """Tell whether a revision that was read follows on another; unsure is no."""
+    from reconciler.edges.git import follows as follows_in
+
+    address, _, _, cache = _repository(request)
+    try:
+        return follows_in(address, cache, revision, standing)
+    except ReconcilerError:
+        return False
+
+
 def _keys(request: SourceRequest) -> Path | None:
     return Path(request.keys) if request.keys else None
 
 
 def _repository(request: SourceRequest) -> tuple[GitAddress, GitReference, str, GitCache]:
-    from reconciler.edges.git import GitCache, GitReference
+    from reconciler.edges.git import GitCache
     from reconciler.edges.git_address import parse_address
+    from reconciler.edges.git_repository import GitReference
 
     reference = GitReference("any", request.ref) if request.ref else GitReference()
     if request.ref.startswith("refs/heads/"):

@@ -100,7 +100,10 @@ def _pinned(request: SourceRequest, revision: str) -> Where:
         return Where(path=request.path)
     commit = _COMMIT.search(revision)
     ref = commit[1] if commit else request.ref
-    return Where(git=request.git, ref=ref, subpath=request.path, keys=request.keys)
+    return Where(
+        git=request.git, ref=ref, subpath=request.path, keys=request.keys,
+        credentials=request.credentials,
+    )  # fmt: skip
 
 
 def _detailed(error: Exception) -> int | None:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from reconciler.model.git import NO_CREDENTIALS, CredentialFiles
+
 if TYPE_CHECKING:
     from reconciler.cli.session import Session
     from reconciler.engine.saved import SourceRequest
@@ -22,7 +24,7 @@ Function = Callable[..., int | None]
 class Where:
     """One source: a path (``-`` for stdin), or a repository, a reference and a path in it.
 
-    ``keys``: the signers that a configured source believes.
+    ``keys``: the signers that a configured source believes; ``credentials``: its files.
     """
 
     path: str = ""
@@ -30,6 +32,7 @@ class Where:
     ref: str = ""
     subpath: str = ""
     keys: str = ""
+    credentials: CredentialFiles = NO_CREDENTIALS
 
     def __bool__(self) -> bool:
         return bool(self.path or self.git)
@@ -39,7 +42,9 @@ class Where:
         from reconciler.engine.saved import SourceRequest
 
         if self.git:
-            return SourceRequest(self.subpath or ".", self.git, self.ref, self.keys)
+            return SourceRequest(
+                self.subpath or ".", self.git, self.ref, self.keys, self.credentials
+            )
         return SourceRequest(self.path)
 
     @property
@@ -101,7 +106,10 @@ def chosen(where: Where, session: Session) -> Where:
     (source,) = settings.sources
     _tell_without_effect(settings)
     if source.git:
-        return Where(git=source.git, ref=source.ref, subpath=source.path, keys=source.keys)
+        return Where(
+            git=source.git, ref=source.ref, subpath=source.path, keys=source.keys,
+            credentials=source.credentials,
+        )  # fmt: skip
     return Where(path=source.path)
 
 

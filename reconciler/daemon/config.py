@@ -133,7 +133,7 @@ def from_manifest(config: ReconcilerConfig, file: Path) -> DaemonConfig:
 
 def _followed(written: WrittenSource, folder: Path) -> FollowedSource:
     source = source_of(written, folder)
-    request = SourceRequest(source.path, source.git, source.ref, source.keys)
+    request = SourceRequest(source.path, source.git, source.ref, source.keys, source.credentials)
     if source.git:
         git = written.git
         interval = _seconds(git.interval if git is not UNSET else UNSET, GIT_S)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from functools import partial
 from typing import Any
 
 from reconciler.daemon.config import ConfigFile, DaemonConfig
@@ -16,7 +17,7 @@ from reconciler.engine import status as records
 from reconciler.engine.leadership import Tenure
 from reconciler.engine.loop import World
 from reconciler.engine.records import DATABASES, database_of_key, decode_record
-from reconciler.engine.sources import SourceState, changed, join
+from reconciler.engine.sources import SourceState, accepted, changed, join
 from reconciler.model.access import ConflictingWrite, FencedOff
 from reconciler.model.errors import ReconcilerError
 from reconciler.model.names import DatabaseKey
@@ -46,6 +47,7 @@ class Daemon:
         self._etcd_silent, self._etcd_refuses = "it was not asked yet", ""
         self._begun: Tenure | None = None
         self._at_start = config.at_start
+        self._accepted: dict[str, str] = {}
         self._is_told = True
 
     def run(self) -> None:
@@ -74,7 +76,8 @@ class Daemon:
         for name, source in kept.items():
             if name not in self._followers:
                 self._followers[name] = Follower(
-                    source, self._news, self._count_look, self.log
+                    source, self._news, self._count_look, self.log,
+                    partial(self._accepted_of, name),
                 )  # fmt: skip
                 self._followers[name].start()
                 self.log.info("source followed", source=name, interval_s=source.interval_s)
@@ -179,8 +182,7 @@ class Daemon:
             return False
         is_new = tenure is not self._begun
         if is_new:
-            self._begin()
-            self._begun = tenure
+            self._begin(tenure)
         self._hear_requests()
         if self._etcd_refuses or not self._is_told:  # the one shows when the other has ended
             self._write_daemon()
@@ -201,11 +203,21 @@ class Daemon:
                 self.log.warning("needs a restart", fields=sorted(late))
             self.reconfigure(config)
 
-    def _begin(self) -> None:
+    def _begin(self, tenure: Tenure) -> None:
         """A tenure begins with what the last one left in etcd."""
         self.metrics.leads.set(1)
-        self.rounds.remember(records.read_statuses(self.world.eyes.store.read(records.STATUS)))
+        store = self.world.eyes.store
+        self._accepted = records.read_accepted(store.read(records.DAEMON))
+        for name, follower in list(self._followers.items()):
+            follower.begin_from(self._accepted.get(name, ""))
+        self._news(None)
+        self.rounds.remember(tenure, records.read_statuses(store.read(records.STATUS)))
+        self._begun = tenure
         self._write_daemon()
+
+    def _accepted_of(self, name: str) -> str:
+        """Return what is on record as in force of a source. Raises what the store raises."""
+        return records.read_accepted(self.world.eyes.store.read(records.DAEMON)).get(name, "")
 
     def _lost(self) -> None:
         self.metrics.leads.set(0)
@@ -236,6 +248,9 @@ class Daemon:
             self.log.error("etcd does not answer", error=silence)
         elif self._etcd_silent and not silence:
             self.log.info("etcd answers")
+            for follower in list(self._followers.values()):
+                if follower.state.unreachable:  # perhaps it waits to hear what was in force
+                    follower.poke()
         self._etcd_silent = silence
 
     def _hear_write(self, error: ReconcilerError | None) -> None:
@@ -258,9 +273,11 @@ class Daemon:
 
     def _write_daemon(self) -> None:
         tenure = self.leader.tenure
-        if tenure is None:
+        if tenure is None or tenure is not self._begun:
             return
-        value = records.encode_daemon(self.world.actor, self.leader.since, self.states())
+        states = self.states()
+        self._accepted = accepted(states, self._accepted)
+        value = records.encode_daemon(self.world.actor, self.leader.since, states, self._accepted)
         self._is_told = False
         try:
             self.world.eyes.store.write({records.DAEMON: (value, None)}, tenure.lease)

@@ -60,6 +60,7 @@ class Rounds:
         self._queue: WorkQueue[DatabaseKey] = WorkQueue(time.monotonic, random.random)
         self._sights = Sights(world.eyes)
         self._works: dict[DatabaseKey, _Work] = {}
+        self._begun: Tenure | None = None
         self._asked: dict[DatabaseKey, float] = {}
         self._statuses: dict[DatabaseKey, Status] = {}
         self._unwritten: set[DatabaseKey] = set()
@@ -92,10 +93,10 @@ class Rounds:
                 if work.digest != digest_of(wanted, key):
                     work.stop.set()
 
-    def remember(self, statuses: dict[DatabaseKey, Status]) -> None:
-        """Begin a tenure with the statuses that are in etcd."""
-        self._statuses = statuses
+    def remember(self, tenure: Tenure, statuses: dict[DatabaseKey, Status]) -> None:
+        """Begin a tenure with the statuses that are in etcd; before that nothing is done in it."""
         self._sights.forget()
+        self._statuses, self._begun = statuses, tenure
 
     def hear(self, found: dict[DatabaseKey, tuple[str, int]]) -> list[DatabaseKey]:
         """Take over the open requests of people; ask for the new ones, which are returned."""
@@ -140,7 +141,7 @@ class Rounds:
 
     def _round(self, key: DatabaseKey) -> None:
         tenure = self._leader.tenure
-        if tenure is None:
+        if tenure is None or tenure is not self._begun:
             return  # whoever leads next asks for it again
         stop, began = threading.Event(), time.monotonic()
         mark = self.requests.get(key, ("", 0))

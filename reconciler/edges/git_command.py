@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 from reconciler.model.errors import ReconcilerError
@@ -14,11 +16,17 @@ _KEPT_SETTINGS = r"^(credential|http|url|ssh)\.|^core\.sshcommand$"
 
 
 _WRONG = ("fatal:", "error:", "remote:", "ssh:")
-_SSH_WRONG = ("Permission denied (", "Host key verification failed", "host key is known for")
+_SSH_WRONG = (
+    "Permission denied (", "Host key verification failed", "host key is known for", "Load key",
+)  # fmt: skip
 """What ssh says without its name in front; git itself then only says that it could not read."""
 _OWN_SETTINGS = (
     '[safe]\n\tdirectory = "*"\n'  # a server's repository belongs to its own user
     "[core]\n\thooksPath = /dev/null\n\tfsmonitor = false\n"
+    "\tbigFileThreshold = 1m\n"  # larger files are not held in memory, and packs not whole
+    "\tpackedGitLimit = 64m\n\tpackedGitWindowSize = 16m\n"
+    # What comes is one file, whose size can be bounded; many of them are packed into one.
+    "[fetch]\n\tunpackLimit = 1\n[gc]\n\tautoDetach = false\n"
 )
 
 
@@ -66,11 +74,16 @@ def _escaped(text: str) -> str:
 
 
 def run_git_command(
-    arguments: list[str], environment: dict[str, str], timeout_s: float, stdin: bytes = b""
+    arguments: list[str],
+    environment: dict[str, str],
+    timeout_s: float,
+    stdin: bytes = b"",
+    file_bytes_max: int = 0,
 ) -> bytes:
     """Run git in a session of its own, so that a timeout also ends its ssh; return its output.
 
-    Raises GitFailed and GitMissing.
+    No file that it writes may become larger than ``file_bytes_max``, if that is given. Raises
+    GitFailed and GitMissing.
     """
     kept = {k: v for k, v in os.environ.items() if not _is_foreign_git_setting(k)}
     quiet = {"GIT_TERMINAL_PROMPT": "0", "GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"}
@@ -83,10 +96,15 @@ def run_git_command(
             stderr=subprocess.PIPE,
             env=kept | quiet | environment,
             start_new_session=True,
+            # Python ignores SIGXFSZ; so does git then, and says that a file became too large.
+            restore_signals=not file_bytes_max,
         )
     except FileNotFoundError:
         raise GitMissing("git", "it is not installed", remedy="install git") from None
     with process:
+        if file_bytes_max:  # long before it starts the child that writes what a server sends
+            with suppress(ProcessLookupError):
+                resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (file_bytes_max,) * 2)
         try:
             output, errors = process.communicate(stdin, timeout=timeout_s)
         except subprocess.TimeoutExpired:

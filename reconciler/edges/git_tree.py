@@ -12,6 +12,8 @@ from reconciler.model.errors import Position, ReconcilerError
 from reconciler.spec.documents import MANIFEST_SUFFIXES, SourceFile
 
 Git = Callable[..., bytes]
+Bring = Callable[[list[str]], None]
+"""Fetches blobs by their digests."""
 Tree = tuple[tuple[SourceFile, ...], tuple[ReconcilerError, ...]]
 """The files of a tree, and what was refused in it."""
 _SUFFIXES = (*MANIFEST_SUFFIXES, ".sql")
@@ -72,7 +74,6 @@ class GitNoSpecs(ReconcilerError):
 class _Entry:
     mode: str
     blob: str
-    size: int
 
 
 def path_inside(path: str) -> str:
@@ -83,13 +84,22 @@ def path_inside(path: str) -> str:
     return "" if clean == "." else clean
 
 
-def read_tree(git: Git, commit: str, path: str, limits: TreeLimits) -> Tree:
-    """Return the files below a path, named from the repository's root, and what was refused."""
+def read_tree(
+    git: Git, commit: str, path: str, limits: TreeLimits, bring: Bring | None = None
+) -> Tree:
+    """Return the files below a path, named from the repository's root, and what was refused.
+
+    ``bring`` fetches those files that are read and not here; None when git does so by itself.
+    """
     root = _folder_of(git, commit, path)
     entries = _entries(git, commit, root)
+    absent = _absent(git, commit, root) if bring else frozenset()
     problems: list[ReconcilerError] = []
     wanted: dict[str, _Entry] = {}
-    links = _links(git, entries)
+    linked = {name: entry for name, entry in entries.items() if entry.mode == _LINK}
+    if bring:
+        _bring_absent(bring, absent, linked)
+    links = _links(git, linked)
     for name, entry in entries.items():
         if _is_hidden(name, root) or not _matters(name, path, root):
             continue
@@ -109,7 +119,10 @@ def read_tree(git: Git, commit: str, path: str, limits: TreeLimits) -> Tree:
     if not problems and not any(name.lower().endswith(MANIFEST_SUFFIXES) for name in wanted):
         problem = f"no specs found at {commit[:7]}: {len(entries)} files seen"
         raise GitNoSpecs(path or "the repository", problem, remedy="name a folder that holds specs")
-    _check_limits(path, wanted, limits)
+    _check_files(path, len(wanted), limits)
+    if bring:
+        _bring_absent(bring, absent, wanted)
+    _check_bytes(git, path, wanted, limits)
     return _blobs(git, wanted), tuple(problems)
 
 
@@ -117,11 +130,10 @@ def _folder_of(git: Git, commit: str, path: str) -> str:
     """Return the folder to list: the path itself, or a file's folder. Raises GitPathUnknown."""
     if not path:
         return ""
-    try:
-        kind = git("cat-file", "-t", f"{commit}:{path}").decode().strip()
-    except GitFailed:
-        raise _unknown_path(git, commit, path) from None
-    return posixpath.dirname(path) if kind == "blob" else path
+    listed = git("ls-tree", "-z", "--full-tree", commit, "--", path).decode("utf-8", "replace")
+    if not listed:
+        raise _unknown_path(git, commit, path)
+    return posixpath.dirname(path) if listed.split()[1] == "blob" else path
 
 
 def _unknown_path(git: Git, commit: str, path: str) -> GitPathUnknown:
@@ -135,15 +147,29 @@ def _unknown_path(git: Git, commit: str, path: str) -> GitPathUnknown:
 def _entries(git: Git, commit: str, root: str) -> dict[str, _Entry]:
     """Return everything below a folder by its name, links and submodules included."""
     tree = f"{commit}:{root}" if root else commit
-    listed = git("ls-tree", "-r", "-z", "-l", "--full-tree", tree).decode("utf-8", "replace")
+    listed = git("ls-tree", "-r", "-z", "--full-tree", tree).decode("utf-8", "replace")
     prefix = f"{root}/" if root else ""
     found: dict[str, _Entry] = {}
     for line in listed.split("\0"):
         head, tab, name = line.partition("\t")
         if tab:
-            mode, _, blob, size = head.split()
-            found[prefix + name] = _Entry(mode, blob, int(size) if size.isdigit() else 0)
+            mode, _, blob = head.split()
+            found[prefix + name] = _Entry(mode, blob)
     return found
+
+
+def _absent(git: Git, commit: str, root: str) -> frozenset[str]:
+    """Return the digests of what is below a folder and was not fetched."""
+    listed = git(
+        "rev-list", "--objects", "--missing=print", "--no-object-names", f"{commit}:{root}"
+    )
+    return frozenset(line[1:] for line in listed.decode().splitlines() if line.startswith("?"))
+
+
+def _bring_absent(bring: Bring, absent: frozenset[str], wanted: dict[str, _Entry]) -> None:
+    missing = sorted({entry.blob for entry in wanted.values()} & absent)
+    if missing:
+        bring(missing)
 
 
 def _is_hidden(name: str, root: str) -> bool:
@@ -156,8 +182,7 @@ def _matters(name: str, path: str, root: str) -> bool:
     return path == root or name == path or name.lower().endswith(".sql")
 
 
-def _links(git: Git, entries: dict[str, _Entry]) -> dict[str, str]:
-    links = {name: entry for name, entry in entries.items() if entry.mode == _LINK}
+def _links(git: Git, links: dict[str, _Entry]) -> dict[str, str]:
     if not links:
         return {}
     return {file.path: file.data.decode("utf-8", "replace") for file in _blobs(git, links)}
@@ -183,14 +208,26 @@ def _follow(name: str, entries: dict[str, _Entry], links: dict[str, str]) -> dic
     }
 
 
-def _check_limits(path: str, wanted: dict[str, _Entry], limits: TreeLimits) -> None:
-    total = sum(entry.size for entry in wanted.values())
-    if len(wanted) > limits.files_max or total > limits.total_bytes_max:
+def _check_files(path: str, files: int, limits: TreeLimits) -> None:
+    """Count before anything is fetched."""
+    if files > limits.files_max:
+        raise _too_large(path, f"{files:,} files, more than the {limits.files_max:,} allowed")
+
+
+def _check_bytes(git: Git, path: str, wanted: dict[str, _Entry], limits: TreeLimits) -> None:
+    asked = "".join(f"{entry.blob}\n" for entry in wanted.values()).encode()
+    sizes = git("cat-file", "--batch-check=%(objectsize)", stdin=asked).split()
+    total = sum(int(size) for size in sizes if size.isdigit())
+    if total > limits.total_bytes_max:
         problem = (
             f"{len(wanted):,} files of {total:,} bytes together, more than the "
-            f"{limits.files_max:,} files or {limits.total_bytes_max:,} bytes allowed"
+            f"{limits.total_bytes_max:,} bytes allowed"
         )
-        raise GitTreeTooLarge(path or "the repository", problem, remedy="name the specs' folder")
+        raise _too_large(path, problem)
+
+
+def _too_large(path: str, problem: str) -> GitTreeTooLarge:
+    return GitTreeTooLarge(path or "the repository", problem, remedy="name the specs' folder")
 
 
 def _blobs(git: Git, wanted: dict[str, _Entry]) -> tuple[SourceFile, ...]:

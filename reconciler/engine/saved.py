@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from reconciler.engine.journal import title_of
 from reconciler.engine.problems import PlanFileBroken, PlanStale, PlanUsed
 from reconciler.model.errors import Position
+from reconciler.model.git import NO_CREDENTIALS, CredentialFiles
 from reconciler.model.observed import ObservedState
 from reconciler.model.records import BROKEN
 from reconciler.plan.actions import Plan
@@ -31,13 +32,15 @@ class SourceRequest:
 
     ``git`` is a repository's address, empty for a file or folder; ``ref`` a branch, tag or commit,
     empty for the default branch; ``path`` a file or folder, in the repository or on this machine.
-    ``keys`` is a file of the signers that are believed, empty when any commit is.
+    ``keys`` is a file of the signers that are believed, empty when any commit is; ``credentials``
+    are the files with what the repository asks for.
     """
 
     path: str = "."
     git: str = ""
     ref: str = ""
     keys: str = ""
+    credentials: CredentialFiles = NO_CREDENTIALS
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +63,7 @@ def encode_saved(request: SourceRequest, plan: Plan) -> bytes:
             "git": request.git,
             "ref": request.ref,
             "keys": request.keys,
+            "credentials": asdict(request.credentials),
         },
         "revision": plan.revision.text,
         "digest": plan.digest,
@@ -87,6 +91,7 @@ def decode_saved(data: bytes, file: str) -> SavedPlan:
                 str(source["git"]),
                 str(source["ref"]),
                 str(source.get("keys", "")),
+                CredentialFiles(**source.get("credentials", {})),
             ),
             str(body["revision"]),
             str(body["digest"]),

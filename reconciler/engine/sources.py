@@ -81,6 +81,25 @@ def take_failure(state: SourceState, error: ReconcilerError) -> SourceState:
     return replace(state, unreachable=error)
 
 
+def accepted(states: Iterable[SourceState], before: Mapping[str, str]) -> dict[str, str]:
+    """Return what is in force of each source; where nothing is yet, what was before."""
+    found = {state.name: state.revision or before.get(state.name, "") for state in states}
+    return {name: revision for name, revision in found.items() if revision}
+
+
+def restored(state: SourceState, documents: Documents) -> SourceState:
+    """Return the state after what was in force was read again; as it was if that is not right."""
+    after = take(state, documents)
+    return state if after.problems else after
+
+
+def pause_s(interval_s: float, failures: int, longest_s: float) -> float:
+    """Return the seconds until the next look, after so many that failed in a row."""
+    if not failures:
+        return interval_s
+    return min(interval_s * 2.0 ** min(failures - 1, 30), max(interval_s, longest_s))
+
+
 @dataclass(frozen=True, slots=True)
 class Wanted:
     """What all sources ask for, database by database.

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -19,7 +20,7 @@ from reconciler.engine.sources import SourceState
 from reconciler.model.access import Lease, Versioned
 from reconciler.model.errors import ReconcilerError
 from reconciler.model.names import DatabaseKey, DatabaseName, Namespace
-from reconciler.model.records import BROKEN, dump_record
+from reconciler.model.records import BROKEN, dump_record, unreadable
 from reconciler.model.status import Status
 
 STATUS = ROOT + "status/"
@@ -147,8 +148,13 @@ def _status(database: DatabaseKey, data: dict[str, Any]) -> Status:
     )
 
 
-def encode_daemon(actor: str, since: str, states: tuple[SourceState, ...]) -> bytes:
-    """Return the daemon's own record: who it is and what its sources say."""
+def encode_daemon(
+    actor: str, since: str, states: tuple[SourceState, ...], accepted: Mapping[str, str]
+) -> bytes:
+    """Return the daemon's own record: who it is, what its sources say, and what was in force.
+
+    ``accepted`` is the revision that was in force last, by the source's name.
+    """
     sources = [
         {
             "name": state.name,
@@ -157,10 +163,27 @@ def encode_daemon(actor: str, since: str, states: tuple[SourceState, ...]) -> by
             "problems": [_told(problem) for problem in state.problems[:PROBLEMS_KEPT]],
             "problemCount": len(state.problems),
             "unreachable": _told(state.unreachable) if state.unreachable else "",
+            "accepted": accepted.get(state.name, ""),
         }
         for state in states
     ]
     return dump_record({"actor": actor, "since": since, "sources": sources})
+
+
+def read_accepted(found: Mapping[str, Versioned]) -> dict[str, str]:
+    """Return the revision of each source that the daemon who led last had in force.
+
+    Empty when none has led yet. Raises RecordUnreadable.
+    """
+    item = found.get(DAEMON)
+    if item is None:
+        return {}
+    try:
+        sources = json.loads(item.value)["sources"]
+        told = {str(one["name"]): str(one.get("accepted") or one["revision"]) for one in sources}
+    except BROKEN as problem:
+        raise unreadable(DAEMON, problem) from problem
+    return {name: revision for name, revision in told.items() if revision}
 
 
 def _told(error: ReconcilerError) -> str:

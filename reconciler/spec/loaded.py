@@ -9,6 +9,7 @@ from msgspec import UNSET
 
 from reconciler.model.desired import Database, DesiredState, Place
 from reconciler.model.errors import Position, ReconcilerError
+from reconciler.spec.credentials import unfit
 from reconciler.spec.decode import DecodedFile, decode_file, locate
 from reconciler.spec.documents import Documents
 from reconciler.spec.manifest import ShardedDatabase
@@ -191,6 +192,9 @@ def _check_sources(config: ReconcilerConfig, place: Place, problems: Problems) -
             git = source.git
             names = {"branch": git.branch, "tag": git.tag, "commit": git.commit}
             _one_of(f"{subject}.git", names, at.at("git"), problems, needed=False)
+            error = unfit(git, f"{subject}.git.credentials")
+            if error:
+                problems.add(at.at("git", "credentials"), error)
 
 
 def _one_of(

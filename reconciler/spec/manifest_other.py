@@ -90,6 +90,29 @@ class VerifySpec(Part, frozen=True, kw_only=True):
     ]
 
 
+class GitCredentials(Part, frozen=True, kw_only=True):
+    """Files that hold the credentials of a repository, as a mounted Secret has them."""
+
+    username_file: Annotated[
+        str | UnsetType, Meta(description="File of the user's name, for https.")
+    ] = UNSET
+    password_file: Annotated[
+        str | UnsetType, Meta(description="File of the password or token, for https.")
+    ] = UNSET
+    bearer_token_file: Annotated[
+        str | UnsetType, Meta(description="File of a token that is sent as Bearer, for https.")
+    ] = UNSET
+    ca_file: Annotated[
+        str | UnsetType, Meta(description="File of the authority to trust, PEM, for https.")
+    ] = UNSET
+    identity_file: Annotated[
+        str | UnsetType, Meta(description="File of the private key, without passphrase, for SSH.")
+    ] = UNSET
+    known_hosts_file: Annotated[
+        str | UnsetType, Meta(description="File of the host keys that are trusted, for SSH.")
+    ] = UNSET
+
+
 class GitSource(Part, frozen=True, kw_only=True):
     """A Git repository."""
 
@@ -121,6 +144,10 @@ class GitSource(Part, frozen=True, kw_only=True):
     ] = False
     verify: Annotated[
         VerifySpec | UnsetType, Meta(description="Whose commits are believed; all if left out.")
+    ] = UNSET
+    credentials: Annotated[
+        GitCredentials | UnsetType,
+        Meta(description="Files with its credentials, read at each look; git's own if left out."),
     ] = UNSET
 
 

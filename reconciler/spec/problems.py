@@ -222,6 +222,16 @@ class NotExactlyOne(ReconcilerError):
     code = "SP026"
 
 
+class CredentialsUnfit(ReconcilerError):
+    """The credentials of a Git source do not fit together, or not to the address of the source.
+
+    For https: usernameFile and passwordFile (a token is a password as well), or bearerTokenFile;
+    caFile beside them. For SSH: identityFile and knownHostsFile, as no unknown host is trusted.
+    """
+
+    code = "SP027"
+
+
 class ForeignFileUnreadable(ReconcilerError):
     """A file that is not recognisably Shardwright's is no YAML; it was left alone.
 

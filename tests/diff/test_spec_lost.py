@@ -13,8 +13,9 @@ from reconciler.diff import refusals
 from reconciler.diff.changes import DeleteDatabase, RecordApplied
 from reconciler.diff.diff import diff
 from reconciler.edges.folder import read_folder
-from reconciler.edges.git import GitCache, GitReference, read_repository
+from reconciler.edges.git import GitCache, read_repository
 from reconciler.edges.git_address import parse_address
+from reconciler.edges.git_repository import GitReference
 from reconciler.model.desired import DesiredState
 from reconciler.model.observed import ObservedState
 from reconciler.model.routing import AppliedRecord

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from reconciler.edges.git import GitCache, GitReference, GitUnreachable, read_repository
+from reconciler.edges.git import GitCache, read_repository
 from reconciler.edges.git_address import parse_address
+from reconciler.edges.git_repository import GitReference, GitUnreachable
 from tests.cli.calls import SHOP, TABLES, Caller
 from tests.e2e.test_daemon import World, world
 from tests.forge import PASSWORD, USER, Forge, is_buildable, running_forge

@@ -13,17 +13,16 @@ from pathlib import Path
 import pytest
 
 from reconciler.edges import git_command
-from reconciler.edges.git import (
-    GitCache,
-    GitCacheBusy,
-    GitCacheUnusable,
-    GitReference,
-    GitRevisionUnknown,
-    GitUnreachable,
-    read_repository,
-)
+from reconciler.edges.git import GitCache, GitCacheBusy, read_repository
 from reconciler.edges.git_address import GitAddressRefused, parse_address
 from reconciler.edges.git_command import GitFailed, run_git_command
+from reconciler.edges.git_repository import (
+    GitCacheUnusable,
+    GitReference,
+    GitRepositoryTooLarge,
+    GitRevisionUnknown,
+    GitUnreachable,
+)
 from reconciler.edges.git_tree import GitNoSpecs, GitPathUnknown, GitTreeTooLarge, TreeLimits
 from reconciler.spec.documents import Documents
 from tests.edges.test_folder import git
@@ -166,7 +165,7 @@ def test_submodules_and_links_out_of_the_tree_are_problems(home: Path) -> None:
 
 
 def test_a_tree_is_bounded(home: Path) -> None:
-    with pytest.raises(GitTreeTooLarge, match="2 files of 13 bytes together"):
+    with pytest.raises(GitTreeTooLarge, match="2 files, more than the 1 allowed"):
         read(home, files_max=1)
     with pytest.raises(GitTreeTooLarge, match="12 bytes allowed"):
         read(home, total_bytes_max=12)
@@ -249,6 +248,11 @@ def _lock(cached: Path) -> None:
 
 def _lose_objects(cached: Path) -> None:
     """Leave the commits, so that they look fetched, and nothing of what is in them."""
+    for pack in [*(cached / "objects/pack").glob("*.pack")]:
+        away = pack.rename(cached.parent / pack.name)
+        with away.open("rb") as packed:  # what is in a pack is not unpacked again
+            subprocess.run(["git", "unpack-objects", "-q"], cwd=cached, stdin=packed, check=True)
+    shutil.rmtree(cached / "objects/pack")
     for kind in ("tree", "blob"):
         for line in git(cached, "cat-file", "--batch-all-objects", "--batch-check").splitlines():
             if line.split()[1] == kind:
@@ -299,21 +303,21 @@ def test_an_unreachable_repository_says_so_without_its_password(tmp_path: Path) 
         read(tmp_path / "nothing")
 
 
-def test_the_password_reaches_git_through_a_helper_only() -> None:
-    from reconciler.edges.git import GitRepository
-
+def test_the_password_reaches_git_through_a_helper_only(tmp_path: Path) -> None:
     address = parse_address("https://joe:s3cr3t%40@git.example.org/x.git")
     assert (address.url, address.user, address.password) == (
         "https://git.example.org/x.git", "joe", "s3cr3t@",
     )  # fmt: skip
-    repository = GitRepository(Path("/nonexistent"), address, 5.0)
-    said = "fatal: unable to access https://joe:s3cr3t@git.example.org/x.git with s3cr3t@"
-    assert repository.without_secrets(said) == (
-        "fatal: unable to access https://git.example.org/x.git with ***"
-    )
-    asked = b"protocol=https\nhost=git.example.org\n\n"
-    answer = repository.git("credential", "fill", stdin=asked).decode()
-    assert "username=joe\npassword=s3cr3t@" in answer
+    with GitCache(tmp_path).repository(address) as repository:
+        said = "fatal: unable to access https://joe:s3cr3t@git.example.org/x.git with s3cr3t@"
+        assert repository.access.clean(said) == (
+            "fatal: unable to access https://git.example.org/x.git with ***"
+        )
+        asked = b"protocol=https\nhost=git.example.org\n\n"
+        answer = repository.ask("credential", "fill", stdin=asked).decode()
+        assert "username=joe\npassword=s3cr3t@" in answer
+        with pytest.raises(GitFailed):  # another host, such as one that a server points at
+            repository.ask("credential", "fill", stdin=asked.replace(b"git.", b"other."))
 
 
 @pytest.mark.parametrize(
@@ -337,3 +341,53 @@ def test_a_password_in_an_ssh_address_is_refused_and_not_shown() -> None:
 def test_a_silent_server_ends_by_its_deadline() -> None:
     with pytest.raises(GitFailed, match=r"no answer within 0\.2 s"):
         run_git_command(["-c", "alias.w=!sleep 60", "w"], {}, 0.2)
+
+
+def _held(tmp_path: Path) -> int:
+    """Return how many files' contents the cache has."""
+    (cached,) = (p for p in (tmp_path / "cache").iterdir() if p.is_dir())
+    listed = git(cached, "cat-file", "--batch-all-objects", "--batch-check=%(objecttype)")
+    return listed.split().count("blob")
+
+
+def test_of_a_server_that_filters_only_what_is_read_is_fetched(home: Path, tmp_path: Path) -> None:
+    git(home, "config", "uploadpack.allowFilter", "true")
+    (home / "prod/model.bin").write_bytes(os.urandom(100_000))
+    (home / "prod/same.yaml").symlink_to("shop.yaml")
+    commit(home, "more")
+    found = contents(read(home))
+    assert found["prod/same.yaml"] == found["prod/shop.yaml"] == b"x: 2\n"
+    assert _held(tmp_path) == 3, "the spec, the link and the schema file"
+    assert set(contents(read(home, path="prod/shop.yaml"))) == {
+        "prod/shop.yaml", "prod/schema/1.sql",
+    }  # fmt: skip
+    with pytest.raises(GitPathUnknown, match="no such path"):
+        read(home, path="prd")
+    (home / "prod/shop.yaml").write_text("x: 3\n")
+    commit(home, "again")
+    assert contents(read(home))["prod/shop.yaml"] == b"x: 3\n"
+    assert _held(tmp_path) == 4, "and nothing is fetched twice"
+
+
+def test_what_a_server_sends_is_bounded_and_nothing_of_it_is_kept(
+    home: Path, tmp_path: Path
+) -> None:
+    (home / "model.bin").write_bytes(os.urandom(3_000_000))
+    commit(home, "large")
+    address, cache = parse_address(str(home)), GitCache(tmp_path / "cache", 60, 1_000_000)
+    with pytest.raises(GitRepositoryTooLarge, match="more than the 1,000,000 bytes"):
+        read_repository(address, GitReference(), "prod", cache)
+    kept = sum(p.stat().st_size for p in (tmp_path / "cache").rglob("*") if p.is_file())
+    assert kept < 100_000
+    git(home, "config", "uploadpack.allowFilter", "true")
+    assert len(read_repository(address, GitReference(), "prod", cache).files) == 2
+
+
+def test_many_fetches_are_packed_into_few(home: Path, tmp_path: Path) -> None:
+    git(home, "config", "uploadpack.allowFilter", "true")
+    for number in range(30):
+        (home / "prod/shop.yaml").write_text(f"x: {number}\n")
+        commit(home, "again")
+        assert contents(read(home))["prod/shop.yaml"] == f"x: {number}\n".encode()
+    packs = list((tmp_path / "cache").rglob("*.pack"))
+    assert len(packs) <= 52, "git packs 50 of them into one"

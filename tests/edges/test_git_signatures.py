@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.edges.git import GitCache, GitReference, read_repository
+from reconciler.edges.git import GitCache, read_repository
 from reconciler.edges.git_address import parse_address
+from reconciler.edges.git_repository import GitReference
 from reconciler.spec.documents import Documents
 
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.edges.git import GitCache, GitReference, read_news
+from reconciler.edges.git import GitCache, read_news
 from reconciler.edges.git_address import parse_address
+from reconciler.edges.git_repository import GitReference
 from reconciler.edges.git_versions import NoVersionInRange, RangeInvalid, newest
 from reconciler.spec.documents import Documents
 

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from reconciler.engine.sources import SourceState, changed, join, take, take_failure
+from reconciler.engine.sources import (
+    SourceState,
+    accepted,
+    changed,
+    join,
+    pause_s,
+    restored,
+    take,
+    take_failure,
+)
 from reconciler.model.desired import Revision
 from reconciler.model.errors import ReconcilerError
 from reconciler.model.names import DatabaseKey, DatabaseName, Namespace
@@ -95,3 +104,23 @@ def test_only_what_changed_is_asked_for_and_everything_when_a_policy_did() -> No
     three = take(two, documents("a", "3", named("shop"), edited, rule))
     assert changed(join([two]), join([three])) == (key("mine"), key("shop"))
     assert replace(three) == three
+
+
+def test_what_was_in_force_before_counts_until_something_is() -> None:
+    new, good = SourceState("a"), take(SourceState("b"), documents("b", "2", named("shop")))
+    before = {"a": "1", "b": "1", "left": "1"}
+    assert accepted([new, good], before) == {"a": "1", "b": "2"}
+    assert accepted([new], {}) == {}
+
+
+def test_what_was_in_force_is_taken_up_again_only_when_it_is_still_right() -> None:
+    new = SourceState("a")
+    assert restored(new, documents("a", "1", named("shop"))).revision == "1"
+    assert restored(new, documents("a", "1", named("shop").replace("shards:", "shard:"))) is new
+
+
+def test_a_source_that_fails_is_asked_less_and_less_often_up_to_a_bound() -> None:
+    assert [pause_s(60, failures, 300) for failures in range(5)] == [60, 60, 120, 240, 300]
+    assert pause_s(600, 9, 300) == 600, "never more often than it says"
+    assert pause_s(30, 9, 0) == 30
+    assert pause_s(1, 10_000, 300) == 300

@@ -5,10 +5,23 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
+import pytest
+
 from reconciler.engine.reconcile import Again, Conclusion, failed
-from reconciler.engine.status import STATUS, concluded, encode_status, read_statuses, status_key
+from reconciler.engine.sources import SourceState
+from reconciler.engine.status import (
+    DAEMON,
+    STATUS,
+    concluded,
+    encode_daemon,
+    encode_status,
+    read_accepted,
+    read_statuses,
+    status_key,
+)
 from reconciler.model.access import ConflictingWrite, FencedOff, Versioned
 from reconciler.model.names import DatabaseKey, DatabaseName, Namespace
+from reconciler.model.records import RecordUnreadable
 from reconciler.model.status import Status
 
 SHOP = DatabaseKey(Namespace("default"), DatabaseName("shop"))
@@ -53,3 +66,15 @@ def test_a_status_is_read_back_and_a_broken_one_is_left_out() -> None:
         f"{STATUS}odd": Versioned(b"{}", 9),
     }
     assert read_statuses(found) == {SHOP: one}
+
+
+def test_what_was_in_force_is_read_back_and_a_broken_record_is_not_taken_for_nothing() -> None:
+    states = (SourceState("a"), SourceState("b"))
+    record = encode_daemon("me", "now", states, {"a": "main@sha1:1"})
+    assert read_accepted({DAEMON: Versioned(record, 1)}) == {"a": "main@sha1:1"}
+    assert read_accepted({}) == {}
+    before = b'{"sources": [{"name": "a", "revision": "main@sha1:2"}]}'
+    assert read_accepted({DAEMON: Versioned(before, 1)}) == {"a": "main@sha1:2"}
+    for broken in (b"{", b"{}", b'{"sources": [{}]}'):
+        with pytest.raises(RecordUnreadable):
+            read_accepted({DAEMON: Versioned(broken, 1)})

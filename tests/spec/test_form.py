@@ -200,6 +200,34 @@ def test_a_source_is_exactly_one_of_its_kinds() -> None:
     ]
 
 
+HTTPS = "https://git.example.org/x.git"
+
+
+@pytest.mark.parametrize(
+    ("url", "fields", "told"),
+    [
+        (HTTPS, "usernameFile: u, passwordFile: p, caFile: c", ""),
+        (HTTPS, "bearerTokenFile: t", ""),
+        ("ssh://git@e.org/x", "identityFile: i, knownHostsFile: k", ""),
+        ("git@e.org:x.git", "identityFile: i, knownHostsFile: k", ""),
+        (HTTPS, "passwordFile: p", "passwordFile needs usernameFile"),
+        (HTTPS, "usernameFile: u", "usernameFile needs passwordFile"),
+        (HTTPS, "usernameFile: u, passwordFile: p, bearerTokenFile: t", "two ways in"),
+        (HTTPS, "identityFile: i, knownHostsFile: k", "identityFile is of no use to an address"),
+        ("git@e.org:x.git", "identityFile: i", "identityFile needs knownHostsFile"),
+        ("ssh://git@e.org/x", "bearerTokenFile: t", "bearerTokenFile is of no use"),
+        ("/srv/x.git", "caFile: c", "only https and ssh addresses"),
+    ],
+)
+def test_credentials_fit_together_and_to_their_address(url: str, fields: str, told: str) -> None:
+    text = CONFIG.replace(HTTPS, url).replace("webhook: true", f"credentials: {{{fields}}}")
+    found = problems(text)
+    assert len(found) == bool(told)
+    if told:
+        assert found[0].startswith("SP027 a.yaml:")
+        assert told in found[0]
+
+
 def test_two_documents_of_one_name_are_refused_with_both_places() -> None:
     assert problems(GOOD, GOOD) == [
         "SP025 b.yaml:4:3  shop: ShardedDatabase shop is described twice, also at a.yaml:4:3\n"
