@@ -12,7 +12,9 @@ from reconciler.cli.session import Session, output_option
 from reconciler.cli.terminal import write
 
 if TYPE_CHECKING:
+    from reconciler.router.registration import Registration
     from reconciler.router.server import RouterConfig
+    from reconciler.sdk.config import Config
     from reconciler.settings import Settings
 
 _ME = "reconciler.cli.router:"
@@ -23,6 +25,9 @@ _ME = "reconciler.cli.router:"
     cls=LazyGroup,
     table={
         "run": LazyCommand("Commands", _ME + "run", "Serve until it is stopped."),
+        "follow": LazyCommand(
+            "Commands", _ME + "follow", "Tell another router each new map, beside it."
+        ),
         "map": LazyCommand(
             "Commands", _ME + "show_map", "Print the routing map in a router's language."
         ),
@@ -141,6 +146,84 @@ def show_map(session: Session, database: str, kind: str, key_column: str, output
                 write(f"# kill -{name}")
             case _:
                 assert_never(step)
+
+
+@command("follow")
+@click.argument("database")
+@click.option(
+    "--for",
+    "kind",
+    type=click.Choice(("reference", "pgdog")),
+    required=True,
+    help="Whose language.",
+)
+@click.option(
+    "--file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    required=True,
+    help="The file that the router reads; replaced as a whole.",
+)
+@click.option(
+    "--console",
+    default="",
+    metavar="COMMAND",
+    help="Gets the statements for its console on standard input; no shell.",
+)
+@click.option(
+    "--pid-file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Holds the id of the process that gets signals.",
+)
+@click.option("--key-column", default="", metavar="NAME", help="The column with a key's hash.")
+@click.pass_obj
+def follow(
+    session: Session,
+    database: str,
+    kind: str,
+    file: Path,
+    console: str,
+    pid_file: Path | None,
+    key_column: str,
+) -> int:
+    """Tell another router each new map, beside it, until stopped.
+
+    Each map is taken up as soon as it is published, and tried again when that fails; meanwhile the
+    shards refuse what goes to the wrong one, and no move prunes rows.
+    """
+    import shlex
+    import signal
+
+    from reconciler.cli.owners import read_routing
+    from reconciler.render.router import DRIVERS
+    from reconciler.router.follow import Follower, Outlets
+    from reconciler.wiring import open_world
+
+    steps = DRIVERS[kind](key_column).steps
+    outlets = Outlets(file, tuple(shlex.split(console)), pid_file)
+    settings = session.settings()
+    lacking = outlets.lacks(steps(read_routing(open_world(settings), database)))
+    if lacking:
+        raise click.UsageError(f"the steps of {kind} need {lacking}")
+    follower = Follower(*_beside(settings, database, kind), steps, outlets, write)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: follower.stop())
+    follower.run()
+    return 0
+
+
+def _beside(settings: Settings, name: str, kind: str) -> tuple[Config, Registration]:
+    import os
+    import socket
+
+    from reconciler.cli.owners import database_key
+    from reconciler.router.registration import Registration
+    from reconciler.sdk.config import Config
+    from reconciler.wiring import local_platform
+
+    platform, key = local_platform(settings), database_key(name)
+    etcd, tls, host = platform.etcd_endpoints(), platform.client_tls(), socket.gethostname()
+    config = Config(etcd, key.name, "", key.namespace, tls=tls)
+    return config, Registration(etcd, tls, key, f"{kind}-{host}-{os.getpid()}", host)
 
 
 def _config(settings: Settings, name: str, options: dict[str, object]) -> RouterConfig:

@@ -123,6 +123,18 @@ def test_the_map_is_told_in_each_routers_language(command: RouterCommand) -> Non
     assert [step["step"] for step in steps] == ["WriteFile", *["RunStatements"] * 3]
 
 
+def test_what_another_routers_steps_need_is_asked_for(
+    command: RouterCommand, tmp_path: Path
+) -> None:
+    words = ("router", "follow", "shop", "--for", "pgdog", "--file", str(tmp_path / "pgdog.toml"))
+    refused = subprocess.run(
+        shardwright(command.home, *words, "--key-column", "hash"),
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert refused.returncode == 1
+    assert "the steps of pgdog need --console" in refused.stderr
+
+
 @pytest.mark.parametrize("mode", ["simple", "extended", "prepared"])
 def test_pgbench_writes_in_every_protocol(
     command: RouterCommand, mode: str, tmp_path: Path

@@ -4,6 +4,7 @@ A driver is pure. It says a map in its router's language and in which steps all 
 database take it up; whoever performs them does each step at *every* router before the next one
 begins. Meanwhile some routers serve the map before. That does no harm, because the fences at the
 shards refuse what is sent to the wrong one; the steps are about clients that wait, not safety.
+``router.follow`` performs them, beside each router.
 """
 
 from __future__ import annotations
