@@ -81,9 +81,12 @@ def _edit(world: World, before: str, after: str) -> None:
 
 def _await_applied(world: World, daemon: Running, memory: str) -> None:
     wait_for(lambda: _ready(daemon) or None, "it is ready again", 60)
-    world.await_ready(
-        "shop", lambda: _sql(world, "show work_mem") == [(memory,)]
-    )  # fmt: skip
+
+    def settled() -> bool:  # the condition that is on record may be of before the fault
+        running = [one for one in world.scene.operations() if one.result == "running"]
+        return _sql(world, "show work_mem") == [(memory,)] and not running
+
+    world.await_ready("shop", settled)
 
 
 def _stays_calm(daemon: Running) -> None:
