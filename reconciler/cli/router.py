@@ -185,7 +185,7 @@ def follow(
     pid_file: Path | None,
     key_column: str,
 ) -> int:
-    """Tell another router each new map, beside it, until stopped.
+    """Tell another router each new map, beside it.
 
     Each map is taken up as soon as it is published, and tried again when that fails; meanwhile the
     shards refuse what goes to the wrong one, and no move prunes rows.
