@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -119,11 +120,15 @@ def run_git_command(
     return output
 
 
+_TIMED = re.compile(r" after \d+ ms")
+"""curl says how long it tried: the same failure would be told anew at each look."""
+
+
 def _reason(errors: bytes) -> str:
     """Return what git says is wrong, without its advice."""
     said = [line.strip() for line in errors.decode("utf-8", "replace").splitlines() if line.strip()]
     wrong = [s for s in said if s.startswith(_WRONG) or any(words in s for words in _SSH_WRONG)]
-    return "; ".join((wrong or said)[:3])
+    return _TIMED.sub("", "; ".join((wrong or said)[:3]))
 
 
 def _is_foreign_git_setting(name: str) -> bool:

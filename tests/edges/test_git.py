@@ -391,3 +391,11 @@ def test_many_fetches_are_packed_into_few(home: Path, tmp_path: Path) -> None:
         assert contents(read(home))["prod/shop.yaml"] == f"x: {number}\n".encode()
     packs = list((tmp_path / "cache").rglob("*.pack"))
     assert len(packs) <= 52, "git packs 50 of them into one"
+
+
+def test_how_long_curl_tried_is_no_part_of_what_is_wrong() -> None:
+    told = (
+        b"fatal: unable to access 'https://x/': Failed to connect to x port 1 after %d ms: Refused"
+    )
+    assert git_command._reason(told % 0) == git_command._reason(told % 17)
+    assert "Failed to connect to x port 1: Refused" in git_command._reason(told % 3)

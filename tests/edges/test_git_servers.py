@@ -322,9 +322,10 @@ def _measured(request: SourceRequest, cache: Path, bytes_max: int) -> dict[str, 
             said = len(found.files)
         except ReconcilerError as error:
             said = str(error)
-        used = [resource.getrusage(who).ru_maxrss // 1024 for who in (
-            resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-        print(json.dumps({{"said": said, "own": used[0], "git": used[1]}}))
+        # Not getrusage of ourselves: its peak begins with that of whoever started us.
+        peak = Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]
+        git = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024
+        print(json.dumps({{"said": said, "own": int(peak) // 1024, "git": git}}))
     """
     ended = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=False
