@@ -21,6 +21,7 @@ from reconciler.engine.observe import login_of, observe, primary_of
 from reconciler.engine.ports import Store
 from reconciler.engine.records import DATABASES, OPERATIONS, decode_routing, routing_key
 from reconciler.engine.saved import SourceRequest
+from reconciler.engine.status import REQUESTS, STATUS
 from reconciler.model.access import Login
 from reconciler.model.names import (
     DatabaseKey,
@@ -302,7 +303,11 @@ class Scene:
                 process.kill()
 
     def drop(self) -> None:
-        """Destroy everything of this scene's databases, past the specs."""
+        """Destroy everything of this scene's databases, past the specs, and what is told of them.
+
+        Else the next test of a name takes a status for its own, and a clock that one test set
+        forward decides which operation is the last of another's.
+        """
         world = self.world()
         for shard in world.eyes.platform.observe():
             if shard.database in self.names:
@@ -311,6 +316,13 @@ class Scene:
                 world.eyes.platform.destroy_shard(shard.key)
         for key in world.eyes.store.read(DATABASES):
             if key.removeprefix(DATABASES).split("/")[1] in self.names:
+                self.etcd_put(key, None)
+        for name in self.names:
+            for prefix in (STATUS, REQUESTS):
+                self.etcd_put(f"{prefix}default/{name}", None)
+        mine = {o.id for o in self.operations() if {d.name for d in o.databases} <= self.names}
+        for key in world.eyes.store.read(OPERATIONS):
+            if key.removeprefix(OPERATIONS).split("/")[0] in mine:
                 self.etcd_put(key, None)
 
 
