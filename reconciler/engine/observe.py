@@ -132,7 +132,6 @@ def _records(eyes: Eyes, only: frozenset[DatabaseKey] | None) -> _Records:
     routing: dict[DatabaseKey, RoutingMap | Unseen] = {}
     records: dict[DatabaseKey, AppliedRecord | Unseen] = {}
     suspended: dict[DatabaseKey, str] = {}
-    rollouts: dict[DatabaseKey, RolloutRecord] = {}
     for key, item in found.items():
         owner = database_of_key(key) if key.startswith(DATABASES) else None
         match owner:
@@ -142,12 +141,12 @@ def _records(eyes: Eyes, only: frozenset[DatabaseKey] | None) -> _Records:
                 records[database] = _record(key, item, database)
             case (database, "suspended"):
                 suspended[database] = str(decode_suspension(item))
-            case (database, "rollout"):
-                rollouts |= _rollout(key, item, database, records)
             case _:
                 pass
     moves, broken = _moves(found)
     routing |= broken
+    rollouts, unknown = _rollouts(found)
+    records |= unknown
     used = frozenset(key.removeprefix(PLANS) for key in found if key.startswith(PLANS))
     return _Records(routing, records, moves, suspended, rollouts, operations, used, None)
 
@@ -203,18 +202,22 @@ def _record(key: str, item: Versioned, database: DatabaseKey) -> AppliedRecord |
         return Unseen("etcd", key, _why(error))
 
 
-def _rollout(
-    key: str,
-    item: Versioned,
-    database: DatabaseKey,
-    records: dict[DatabaseKey, AppliedRecord | Unseen],
-) -> dict[DatabaseKey, RolloutRecord]:
-    """Return how far a roll-out is; while that cannot be read, nobody knows what was applied."""
-    try:
-        return {database: decode_rollout(key, item.value, item.version)}
-    except ReconcilerError as error:
-        records[database] = Unseen("etcd", key, _why(error))
-        return {}
+def _rollouts(
+    found: dict[str, Versioned],
+) -> tuple[dict[DatabaseKey, RolloutRecord], dict[DatabaseKey, AppliedRecord | Unseen]]:
+    """Return how far roll-outs are; where that cannot be read, nobody knows what was applied."""
+    rollouts: dict[DatabaseKey, RolloutRecord] = {}
+    broken: dict[DatabaseKey, AppliedRecord | Unseen] = {}
+    for key, item in found.items():
+        match database_of_key(key) if key.startswith(DATABASES) else None:
+            case (database, "rollout"):
+                try:
+                    rollouts[database] = decode_rollout(key, item.value, item.version)
+                except ReconcilerError as error:
+                    broken[database] = Unseen("etcd", key, _why(error))
+            case _:
+                pass
+    return rollouts, broken
 
 
 def _why(error: ReconcilerError) -> str:

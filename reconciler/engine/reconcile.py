@@ -119,8 +119,6 @@ def _look(
 ) -> tuple[Outlook, Conclusion | None]:
     """Look, and say why nothing is to be applied; how far a roll-out is that waits is noted."""
     outlook = loop.look(world, loaded, policies, frozenset({key}), reports=True)
-    if outlook.standings and world.eyes.sight is not None:
-        return outlook, None  # what is noted of a roll-out rests on a look of its own
     standing = judge(outlook) or rolling(outlook)
     roll = Roll(world, outlook)
     if standing is not None and not roll.is_noted():

@@ -18,7 +18,7 @@ from reconciler.model.errors import ReconcilerError
 from reconciler.model.names import DatabaseKey, owner_role
 from reconciler.model.observed import ObservedDatabase, ObservedShard, ObservedState
 from reconciler.model.rollouts import RolloutRecord
-from reconciler.plan.actions import Plan, Step, Wave
+from reconciler.plan.actions import Plan, Step, Wave, by_database
 from reconciler.plan.canary import Answer, Phase, Standing, begun, judged, standing
 
 if TYPE_CHECKING:
@@ -56,15 +56,16 @@ def standings(
 ) -> tuple[Standing, ...]:
     """Return where each roll-out of a plan stands, its gates asked where they have a say."""
     found = []
-    touched = {step.database for step in plan.steps}
-    seen = {there.key: there for there in observed.databases if there.key in touched}
+    steps = by_database(plan.steps)
+    seen = {there.key: there for there in observed.databases if there.key in steps}
     for database in desired.databases:
         there = seen.get(database.key)
         if there is None:
             continue
-        now = standing(database, plan.steps, there.rollout, world.clock.now())
+        mine = steps[database.key]
+        now = standing(database, mine, there.rollout, world.clock.now())
         if now and now.asks:
-            now = judged(now, ask(world, database, there), database, plan.steps)
+            now = judged(now, ask(world, database, there), database, mine)
         if now:
             found.append(now)
     return tuple(found)
@@ -115,6 +116,7 @@ class Roll:
     outlook: Outlook
     _lease: Lease | None = None
     _records: dict[DatabaseKey, RolloutRecord | None] = field(default_factory=dict)
+    _steps: dict[DatabaseKey, list[Step]] = field(default_factory=dict)
 
     def is_noted(self) -> bool:
         """Tell whether etcd holds already how far each is."""
@@ -126,7 +128,7 @@ class Roll:
 
     def begin(self, lease: Lease) -> None:
         """Note how far each is. Raises ConflictingWrite when it moved since it was looked at."""
-        self._lease = lease
+        self._lease, self._steps = lease, by_database(self.outlook.plan.steps)
         for one in self.outlook.standings:
             self._records[one.database] = self._seen(one.database)
             self._note(one.database, one.record)
@@ -141,7 +143,7 @@ class Roll:
         if step.wave is not Wave.REST or there is None:
             return
         database, ended = self._database(key), set(done)
-        left = tuple(s for s in self.outlook.plan.steps if s.id not in ended)
+        left = [s for s in self._steps[key] if s.id not in ended]
         now = standing(database, left, self._records.get(key), self.world.clock.now())
         if now is None or not now.asks:
             return
@@ -156,11 +158,7 @@ class Roll:
         """Let the change bake from now on where all canaries have it."""
         ended = set(done)
         for one in self.outlook.standings:
-            first = {
-                step.id
-                for step in self.outlook.plan.steps
-                if step.database == one.database and step.wave is Wave.CANARY
-            }
+            first = {s.id for s in self._steps[one.database] if s.wave is Wave.CANARY}
             if one.phase is Phase.CANARY and first <= ended:
                 self._note(
                     one.database, begun(self._database(one.database), self.world.clock.now())

@@ -6,6 +6,7 @@ needs apart from credentials, so that a saved plan means exactly one thing.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum
 from typing import TypeAlias
@@ -285,6 +286,14 @@ class Step:
     def text(self) -> str:
         """The title with the shard's name in it."""
         return self.title.replace("{shard}", self.shard or "")
+
+
+def by_database(steps: Iterable[Step]) -> dict[DatabaseKey, list[Step]]:
+    """Return the steps of each database, in their order."""
+    found: dict[DatabaseKey, list[Step]] = {}
+    for step in steps:
+        found.setdefault(step.database, []).append(step)
+    return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from reconciler.diff.changes import Remark
 from reconciler.model.desired import AutoApply, Database, DesiredState, Mode
 from reconciler.model.names import DatabaseKey
-from reconciler.plan.actions import CloseMove, Risk, Step
+from reconciler.plan.actions import CloseMove, Risk, Step, by_database
 from reconciler.plan.fingerprint import meaning_of
 from reconciler.spec.documents import APPROVAL_TRAILER
 
@@ -76,10 +76,7 @@ def remarks(desired: DesiredState, steps: tuple[Step, ...]) -> tuple[Remark, ...
     """Return what a plan says of the approvals that the daemon will want for it."""
     found = []
     wanted = {database.key: database for database in desired.databases}
-    by_database: dict[DatabaseKey, list[Step]] = {}
-    for step in steps:
-        by_database.setdefault(step.database, []).append(step)
-    for key, mine in by_database.items():
+    for key, mine in by_database(steps).items():
         database = wanted.get(key)
         waits = asked(database, tuple(mine))
         if waits is None:

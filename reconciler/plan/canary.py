@@ -53,7 +53,7 @@ class Standing:
     """Where a database's roll-out stands.
 
     ``held`` are ids of steps that wait. ``record`` is what etcd should hold of it. ``text`` says it
-    for people; ``until``, ISO 8601, is when the bake time ends. ``asks``: gates have a say now.
+    for people; ``until``, ISO 8601, is when the bake time ends.
     """
 
     database: DatabaseKey
@@ -63,7 +63,13 @@ class Standing:
     held: frozenset[str] = frozenset()
     text: str = ""
     until: str = ""
-    asks: bool = False
+
+    @property
+    def asks(self) -> bool:
+        """Whether gates have a say now."""
+        promoted = self.record is not None and self.record.promoted
+        waits = self.phase in (Phase.BAKING, Phase.GOING)
+        return waits and bool(self.canary.gates) and not promoted
 
 
 def wave_of(action: Action, shard: ShardName | None, canary: Canary | None, new: bool) -> Wave:
@@ -90,10 +96,10 @@ def standing(
 ) -> Standing | None:
     """Return where a roll-out stands before its gates are asked; None when there is none.
 
-    ``steps`` are those of the plan. A change that the canaries have and nobody took note of bakes
+    ``steps`` are the database's. A change that the canaries have and nobody took note of bakes
     from now on: who noted it may have died.
     """
-    canary, mine = database.rollout.canary, [s for s in steps if s.database == database.key]
+    canary, mine = database.rollout.canary, list(steps)
     rest = [step for step in mine if step.wave is Wave.REST]
     if canary is None or not rest:
         return None
@@ -117,11 +123,9 @@ def standing(
     until = end.isoformat(timespec="seconds")
     if now < end:
         text = f"canary {names} has it since {noted.since}; {_others(rest)} not before {until}"
-        return Standing(
-            database.key, Phase.BAKING, canary, noted, held, text, until, bool(canary.gates)
-        )
+        return Standing(database.key, Phase.BAKING, canary, noted, held, text, until)
     text = f"canary {names} has had it since {noted.since}; {_progress(database, mine)}"
-    return replace(going, record=noted, text=text, asks=bool(canary.gates))
+    return replace(going, record=noted, text=text)
 
 
 def begun(database: Database, now: datetime) -> RolloutRecord:
@@ -133,7 +137,7 @@ def judged(
     before: Standing, answers: Iterable[Answer], database: Database, steps: Iterable[Step]
 ) -> Standing:
     """Return where a roll-out stands by what its gates were answered."""
-    mine = [step for step in steps if step.database == database.key]
+    mine = list(steps)
     held = frozenset(step.id for step in mine if step.wave is Wave.REST)
     said = tuple(answers)
     failed = next((text for one in said if (text := failure(one))), "")
@@ -180,7 +184,7 @@ def without_held(steps: tuple[Step, ...], standings: Iterable[Standing]) -> tupl
 
 def remark(database: Database, steps: Iterable[Step]) -> Remark | None:
     """Return what a plan says of the order over the shards, None when there is nothing to say."""
-    rollout, mine = database.rollout, [s for s in steps if s.database == database.key]
+    rollout, mine = database.rollout, list(steps)
     rest = [step for step in mine if step.wave is Wave.REST]
     place = database.place.at("spec", "rollout")
     if rollout.canary is not None and rest:
@@ -206,7 +210,7 @@ def _stopped(
     base: Standing, why: str, held: frozenset[str], database: Database, steps: list[Step]
 ) -> Standing:
     text = f"{why}; {_progress(database, steps)}"
-    return replace(base, phase=Phase.STOPPED, held=held, text=text, asks=False)
+    return replace(base, phase=Phase.STOPPED, held=held, text=text)
 
 
 def _others(rest: list[Step]) -> str:

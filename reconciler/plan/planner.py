@@ -21,7 +21,7 @@ from reconciler.model.desired import DesiredState
 from reconciler.model.names import DatabaseKey, ScopeKey
 from reconciler.model.observed import ObservedState
 from reconciler.model.routing import RoutingMap
-from reconciler.plan.actions import Plan, RestartMembers, Step, Wave
+from reconciler.plan.actions import Plan, RestartMembers, Step, Wave, by_database
 from reconciler.plan.approval import remarks
 from reconciler.plan.canary import remark, wave_of
 from reconciler.plan.estimate import estimate, measured
@@ -74,8 +74,8 @@ def _in_its_wave(item: Ranked, context: Context, new: set[ScopeKey]) -> Ranked:
 
 
 def _rollouts(desired: DesiredState, steps: tuple[Step, ...]) -> list[Remark]:
-    touched = {step.database for step in steps}
-    found = (remark(d, steps) for d in desired.databases if d.key in touched)
+    mine = by_database(steps)
+    found = (remark(d, mine[d.key]) for d in desired.databases if d.key in mine)
     return [one for one in found if one]
 
 
@@ -121,11 +121,11 @@ def _merge(ranked: Iterable[Ranked]) -> list[Ranked]:
 
 def _link(ranked: list[Ranked], new: set[ScopeKey], context: Context) -> dict[str, Step]:
     """Return the steps by id, each with the ids of those it waits for."""
-    by_database: dict[DatabaseKey, list[Ranked]] = defaultdict(list)
+    lists: dict[DatabaseKey, list[Ranked]] = defaultdict(list)
     for item in ranked:
-        by_database[item.step.database].append(item)
+        lists[item.step.database].append(item)
     linked: dict[str, Step] = {}
-    for key, items in by_database.items():
+    for key, items in lists.items():
         database = context.databases.get(key)
         at_once = database.rollout.restarts_max if database else 1
         items.sort(key=lambda item: (item.rank, item.step.wave is Wave.REST))
