@@ -24,6 +24,7 @@ from reconciler.edges.etcd_gateway import (
 )
 from reconciler.model.access import ConflictingWrite, FencedOff, Lease, LeaseHeld, Versioned
 from reconciler.model.errors import ReconcilerError
+from reconciler.model.etcd_login import EtcdLogin
 from reconciler.model.names import FencingToken
 from reconciler.model.platform import TlsFiles
 
@@ -63,10 +64,11 @@ class EtcdStore:
         tls: TlsFiles | None = None,
         timeouts: EtcdTimeouts = EtcdTimeouts(),  # noqa: B008 (frozen)
         *,
+        login: EtcdLogin | None = None,
         reads_only: bool = False,
     ) -> None:
         self._reads_only = reads_only
-        self._etcd = Gateway(tuple(e.rstrip("/") for e in endpoints), tls, timeouts)
+        self._etcd = Gateway(tuple(e.rstrip("/") for e in endpoints), tls, timeouts, login)
 
     def read(self, prefix: str) -> dict[str, Versioned]:
         """Return all keys under a prefix as of one revision, in order.

@@ -9,11 +9,20 @@ from __future__ import annotations
 
 import base64
 import json
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from reconciler.model.errors import ReconcilerError
+from reconciler.model.etcd_login import (
+    AUTHENTICATE,
+    EtcdLogin,
+    asks_for_login,
+    is_forbidden,
+    needs_no_login,
+)
 from reconciler.model.platform import TlsFiles
 
 if TYPE_CHECKING:
@@ -93,6 +102,27 @@ class HistoryCompacted(ReconcilerError):
     transient = True
 
 
+class StoreLoginRefused(ReconcilerError):
+    """Etcd has users, and did not take this call's: no login, no password, or a wrong one.
+
+    On the local platform each user's password is a file of the home, and `platform up` sets up
+    users and passwords again. Elsewhere SHARDWRIGHT_ETCD_USER and SHARDWRIGHT_ETCD_PASSWORD_FILE
+    name the login.
+    """
+
+    code = "ET108"
+
+
+class StoreForbidden(ReconcilerError):
+    """Etcd knows the user, and does not let it do this.
+
+    Commands that only look use a user of etcd that may only read; a router may write its own
+    record and nothing else.
+    """
+
+    code = "ET109"
+
+
 @dataclass(frozen=True, slots=True)
 class EtcdTimeouts:
     """Bounds on one attempt at one endpoint, in seconds."""
@@ -105,16 +135,28 @@ class LeaseGone(Exception):
     """Etcd does not know the lease: it has run out or was revoked. Never leaves the edge."""
 
 
+class _LoginAsked(Exception):
+    """Etcd wants a token, or a newer one; what it refused so has not happened."""
+
+
+class _NoUsers(Exception):
+    """This etcd knows no users, so nobody can log in, and nobody needs to."""
+
+
 @dataclass(slots=True)
 class Gateway:
     """Calls etcd; starts at the endpoint that answered last, and not at one that fell silent.
 
-    Safe to share between threads.
+    With a ``login`` it gets a token before the first call, and another one when etcd asks for it:
+    tokens run out, and die with a change of etcd's users. Safe to share between threads.
     """
 
     endpoints: tuple[str, ...]
     tls: TlsFiles | None
     timeouts: EtcdTimeouts
+    login: EtcdLogin | None = None
+    _token: str | None = field(default=None, repr=False)
+    _logging_in: threading.Lock = field(default_factory=threading.Lock, repr=False)
     _pool: urllib3.PoolManager | None = field(default=None, repr=False)
     _first: int = 0
 
@@ -129,6 +171,41 @@ class Gateway:
         A request that is not ``repeatable`` moves on to the next endpoint only when the last one
         surely did nothing. Raises the errors of this module.
         """
+        token = self._new_token(None) if self._token is None else self._token
+        try:
+            return self._ask(path, body, token, repeatable)
+        except _LoginAsked:
+            token = self._new_token(token)
+        try:
+            return self._ask(path, body, token, repeatable)
+        except _LoginAsked as asked:
+            raise self._login_refused(str(asked)) from None
+
+    def _new_token(self, stale: str | None) -> str:
+        """Log in, unless another thread has done so meanwhile; empty where there is no need."""
+        if self.login is None:
+            return ""
+        with self._logging_in:
+            if self._token in (None, stale):
+                self._token = self._log_in(self.login)
+            return self._token or ""
+
+    def _log_in(self, login: EtcdLogin) -> str:
+        try:
+            password = Path(login.password_file).read_text(encoding="utf-8").strip()
+        except FileNotFoundError:
+            return ""  # etcd itself says whether it asks for one
+        except OSError as error:
+            raise self._login_refused(f"its password file: {error.strerror}") from None
+        body = {"name": login.user, "password": password}
+        try:
+            return str(self._ask(AUTHENTICATE, body, "", repeatable=True)["token"])
+        except _NoUsers:
+            return ""
+
+    def _ask(
+        self, path: str, body: Mapping[str, object], token: str, repeatable: bool
+    ) -> dict[str, Any]:
         from urllib3 import exceptions as http
 
         payload = json.dumps(body).encode()
@@ -136,7 +213,7 @@ class Gateway:
         failure: ReconcilerError = StoreUnreachable(self.subject, "no endpoint is configured")
         for index in ((self._first + i) % count for i in range(count)):
             try:
-                status, text = self._post(self.endpoints[index] + path, payload)
+                status, text = self._post(self.endpoints[index] + path, payload, token)
             except (http.NewConnectionError, http.ConnectTimeoutError) as error:
                 failure = self._unreachable(error)
                 continue
@@ -151,15 +228,16 @@ class Gateway:
                 answer = _json(text) if status == 200 else None
                 if answer is not None:
                     return answer
-                failure = self._refused(status, text, repeatable)
+                failure = self._refused(status, text, token, repeatable)
             if not failure.transient or isinstance(failure, WriteOutcomeUnknown | HistoryCompacted):
                 break
         raise failure
 
-    def _post(self, url: str, payload: bytes) -> tuple[int, bytes]:
-        response = self._connections().request(
-            "POST", url, body=payload, headers={"Content-Type": "application/json"}
-        )
+    def _post(self, url: str, payload: bytes, token: str) -> tuple[int, bytes]:
+        headers = {"Content-Type": "application/json"}
+        if token:
+            headers["Authorization"] = token
+        response = self._connections().request("POST", url, body=payload, headers=headers)
         return response.status, response.data
 
     def _connections(self) -> urllib3.PoolManager:
@@ -209,8 +287,33 @@ class Gateway:
             remedy="run the same command again: it reads first and goes on from what it finds",
         )
 
-    def _refused(self, status: int, text: bytes, repeatable: bool) -> ReconcilerError:
+    def _login_refused(self, message: str) -> ReconcilerError:
+        if self.login is None:
+            problem, cure = f"it asks for a login, and none is set ({message})", "name a login"
+        else:
+            problem = f"user {self.login.user}: {message}"
+            cure = f"put the user's password in {self.login.password_file}"
+        return StoreLoginRefused(
+            self.subject, problem, remedy=f"{cure}; on the local platform: shardwright platform up"
+        )
+
+    def _forbidden(self, message: str) -> ReconcilerError:
+        return StoreForbidden(
+            self.subject,
+            f"user {self.login.user if self.login else '-'}: {message}",
+            remedy="shardwright explain ET109; see SHARDWRIGHT_ETCD_USER",
+        )
+
+    def _refused(self, status: int, text: bytes, token: str, repeatable: bool) -> ReconcilerError:
         code, message = _grpc_status(text, status)
+        if asks_for_login(message, token):
+            raise _LoginAsked(message)
+        if needs_no_login(message):
+            raise _NoUsers(message)
+        if "authentication failed" in message:
+            return self._login_refused(message)
+        if is_forbidden(message):
+            return self._forbidden(message)
         if code == _NOT_FOUND and "lease" in message:
             raise LeaseGone(message)
         if code == _EXHAUSTED and "space" in message:

@@ -7,6 +7,7 @@
     /shardwright/v1/databases/<namespace>/<name>/rollout    since when canaries have a change
     /shardwright/v1/databases/<namespace>/<name>/moves/<id> keys on their way to another shard
     /shardwright/v1/databases/<namespace>/<name>/logbooks/<id> what was done for a move, and when
+    /shardwright/v1/routers/<namespace>/<name>/<router>     the epoch that a router serves
     /shardwright/v1/applier                                 the applier's lease
     /shardwright/v1/operations/<id>/…                       the journal
     /shardwright/v1/plans/<digest>                          saved plans that were used

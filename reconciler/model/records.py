@@ -26,6 +26,8 @@ from reconciler.model.routing import RoutingMap, RoutingMember, RoutingOwner
 
 ROOT = "/shardwright/v1/"
 DATABASES = ROOT + "databases/"
+ROUTERS = ROOT + "routers/"
+"""Apart from the databases' own records: it is all that a router's user of etcd may write."""
 
 
 class RecordUnreadable(ReconcilerError):
@@ -45,7 +47,7 @@ def routing_key(database: DatabaseKey) -> str:
 
 def routers_key(database: DatabaseKey, router: str = "") -> str:
     """Return where a router's record is; without a router, the prefix of all."""
-    return f"{DATABASES}{database.namespace}/{database.name}/routers/{router}"
+    return f"{ROUTERS}{database.namespace}/{database.name}/{router}"
 
 
 def router_epoch(key: str, value: bytes) -> Epoch:

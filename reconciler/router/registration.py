@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 
 from reconciler.edges.etcd_gateway import EtcdTimeouts, Gateway, LeaseGone, base64_text
 from reconciler.model.errors import ReconcilerError
+from reconciler.model.etcd_login import EtcdLogin
 from reconciler.model.names import DatabaseKey
 from reconciler.model.platform import TlsFiles
 from reconciler.model.records import routers_key
@@ -35,6 +36,7 @@ class Registration:
     database: DatabaseKey
     router: str
     address: str
+    login: EtcdLogin | None = None
     _epoch: int = 0
     _lease: int = 0
     _written: int = -1
@@ -60,7 +62,7 @@ class Registration:
             self._thread.join(LEASE_S)
 
     def _keep(self) -> None:
-        etcd = Gateway(self.endpoints, self.tls, EtcdTimeouts())
+        etcd = Gateway(self.endpoints, self.tls, EtcdTimeouts(), self.login)
         while not self._stopped:
             try:
                 self._turn(etcd)

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from reconciler.model.errors import ReconcilerError
+from reconciler.model.etcd_login import EtcdLogin
 from reconciler.model.names import DatabaseKey
 from reconciler.model.platform import Credential, TlsFiles
 from reconciler.model.records import decode_routing
@@ -63,6 +64,7 @@ class RouterConfig:
     drain_s: float = 20.0
     control: str = ""
     map_file: str = ""
+    etcd_login: EtcdLogin | None = None
     pools: PoolLimits = field(default_factory=PoolLimits)
     sessions: SessionLimits = field(default_factory=SessionLimits)
 
@@ -94,7 +96,9 @@ class RouterProcess:
         self._sessions = 0
         address = f"{config.host}:{listener.getsockname()[1]}"
         router = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
-        self._registration = Registration(config.etcd, config.tls, config.database, router, address)
+        self._registration = Registration(
+            config.etcd, config.tls, config.database, router, address, config.etcd_login
+        )
 
     async def run(self) -> None:
         """Serve until ``stop``, then let transactions end. Raises NoMap."""
@@ -128,6 +132,7 @@ class RouterProcess:
         config = Config(
             etcd_endpoints=self._config.etcd, database=self._config.database.name,
             namespace=self._config.database.namespace, password="", tls=self._config.tls,
+            etcd_login=self._config.etcd_login,
         )  # fmt: skip
 
         def moved(routes: Indexed) -> None:

@@ -9,6 +9,7 @@
         database="shop",
         password=lambda scope: read_secret(scope),
         tls=TlsFiles(ca="ca.pem", cert="client.pem", key="client.key"),
+        etcd_login=EtcdLogin("shardwright-reader", "reader.password"),  # where etcd knows users
     )
     with Shards(config) as shards:
         with shards.transaction(42) as tx:
@@ -19,6 +20,7 @@ to the owner of its key; while keys move it waits instead of failing; a write wh
 knows is never repeated; while etcd is away it goes on with the last routing map.
 """
 
+from reconciler.model.etcd_login import EtcdLogin
 from reconciler.model.platform import TlsFiles
 from reconciler.model.records import RecordUnreadable
 from reconciler.sdk.async_shards import AsyncShards
@@ -46,6 +48,7 @@ __all__ = [
     "AsyncShards",
     "Config",
     "ConfigInvalid",
+    "EtcdLogin",
     "FenceTimeout",
     "KeyRefused",
     "KeyTypeMismatch",

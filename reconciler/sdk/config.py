@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from urllib.parse import urlsplit
 
+from reconciler.model.etcd_login import EtcdLogin
 from reconciler.model.names import DatabaseKey, DatabaseName, Namespace, app_role
 from reconciler.model.platform import TlsFiles
 from reconciler.sdk.errors import ConfigInvalid
@@ -57,6 +58,8 @@ class Config:
     user: str = ""
     """The role to log in as; by default the database's application role."""
     tls: TlsFiles | None = None
+    etcd_login: EtcdLogin | None = None
+    """The user to read as, where etcd knows users."""
     limits: Limits = field(default_factory=Limits)
     application_name: str = "shardwright-sdk"
     options: tuple[tuple[str, str], ...] = field(default=(), repr=False)

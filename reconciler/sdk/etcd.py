@@ -15,19 +15,26 @@ import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from reconciler.model.etcd_login import AUTHENTICATE, EtcdLogin, asks_for_login, needs_no_login
 from reconciler.model.platform import TlsFiles
 from reconciler.sdk.config import Limits
 from reconciler.sdk.errors import ConfigInvalid
 
 ANSWER_BYTES_MAX = 4 << 20
 """etcd's own limit on a value is 1.5 MiB, which base64 makes 2."""
+_REFUSAL_BYTES_MAX = 1 << 16
 
 
 class EtcdAway(Exception):
     """No endpoint answered as it should. Never leaves the client; it only makes it try again."""
+
+
+class _LoginAsked(EtcdAway):
+    """Etcd wants a token, or a newer one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,16 +49,56 @@ class Stored:
 
 
 class EtcdReader:
-    """Reads one key; begins at the endpoint that answered last. Used by one thread at a time."""
+    """Reads one key; begins at the endpoint that answered last. Used by one thread at a time.
 
-    def __init__(self, endpoints: tuple[str, ...], tls: TlsFiles | None, limits: Limits) -> None:
-        self._endpoints, self._limits = endpoints, limits
+    With a ``login``, a read gets a new token when etcd asks for one. A watch that etcd ends for
+    want of one is followed by a read, as any gap is.
+    """
+
+    def __init__(
+        self,
+        endpoints: tuple[str, ...],
+        tls: TlsFiles | None,
+        limits: Limits,
+        login: EtcdLogin | None = None,
+    ) -> None:
+        self._endpoints, self._limits, self._login = endpoints, limits, login
+        self._token: str | None = None
         self._context = _context(tls)
         self._first = 0
         self._watching: socket.socket | None = None
 
     def read(self, key: str) -> Stored:
         """Return the key, linearizably. Raises EtcdAway."""
+        if self._token is None:
+            self._log_in()
+        try:
+            return self._read(key)
+        except _LoginAsked:
+            self._log_in()
+            return self._read(key)
+
+    def _log_in(self) -> None:
+        """Take a token for the login, if there is one and etcd knows users. Raises EtcdAway."""
+        self._token = ""
+        if self._login is None:
+            return
+        try:
+            password = Path(self._login.password_file).read_text(encoding="utf-8").strip()
+        except FileNotFoundError:
+            return  # etcd itself says whether it asks for one
+        except OSError as error:
+            raise EtcdAway(f"the password of etcd's user: {error.strerror}") from None
+        body = {"name": self._login.user, "password": password}
+        try:
+            with self._post(AUTHENTICATE, body, self._limits.etcd_read_s) as answer:
+                self._token = str(_decoded(answer.read(ANSWER_BYTES_MAX))["token"])
+        except EtcdAway as problem:
+            if not needs_no_login(str(problem)):
+                self._token = None
+                raise
+
+    def _read(self, key: str) -> Stored:
         with self._post("/v3/kv/range", {"key": _base64(key)}, self._limits.etcd_read_s) as answer:
             body = _decoded(answer.read(ANSWER_BYTES_MAX))
             header = body["header"]
@@ -88,10 +135,13 @@ class EtcdReader:
         try:
             if connection.sock is not None:
                 connection.sock.settimeout(read_s)
-            connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
+            headers = {"Content-Type": "application/json"}
+            if self._token:
+                headers["Authorization"] = self._token
+            connection.request("POST", path, json.dumps(body), headers)
             answer = connection.getresponse()
             if answer.status != 200:
-                raise EtcdAway(f"etcd answered {answer.status}")
+                raise _refusal(answer.status, answer.read(_REFUSAL_BYTES_MAX), self._token or "")
             yield answer
         except (OSError, ValueError, KeyError, TypeError, http.client.HTTPException) as error:
             self._first = (self._first + 1) % len(self._endpoints)
@@ -137,6 +187,16 @@ def _context(tls: TlsFiles | None) -> ssl.SSLContext:
         reason = error.strerror or type(error).__name__
         raise ConfigInvalid("config tls", f"cannot be read: {reason}") from None
     return context
+
+
+def _refusal(status: int, text: bytes, token: str) -> EtcdAway:
+    try:
+        found = json.loads(text)
+        message = str(found.get("message") or found.get("error"))
+    except (ValueError, AttributeError):
+        message = ""
+    told = f"etcd answered {status}: {message}" if message else f"etcd answered {status}"
+    return _LoginAsked(told) if asks_for_login(message, token) else EtcdAway(told)
 
 
 def _watched(line: bytes, cluster: str) -> Iterator[Stored]:

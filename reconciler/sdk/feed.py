@@ -32,8 +32,8 @@ class MapFeed:
     def __init__(self, config: Config, moved: Callable[[Routes], None]) -> None:
         self._config, self._moved = config, moved
         self._key = routing_key(config.key)
-        self._watcher = EtcdReader(config.etcd_endpoints, config.tls, config.limits)
-        self._asker = EtcdReader(config.etcd_endpoints, config.tls, config.limits)
+        etcd = (config.etcd_endpoints, config.tls, config.limits, config.etcd_login)
+        self._watcher, self._asker = EtcdReader(*etcd), EtcdReader(*etcd)
         self._asking = threading.Lock()
         self._changed = threading.Condition()
         self._routes: Routes | None = None
@@ -63,7 +63,7 @@ class MapFeed:
             raise trouble or NoMap(
                 f"database {self._config.key}",
                 f"etcd did not answer within {self._config.limits.start_s:g} s",
-                remedy="check etcd_endpoints and tls; shardwright platform status",
+                remedy="check etcd_endpoints, tls, etcd_login; shardwright platform status",
             )
 
     def close(self) -> None:
@@ -140,7 +140,7 @@ class MapFeed:
             self._trouble = NoMap(
                 f"database {self._config.key}",
                 str(problem),
-                remedy="check etcd_endpoints and tls; shardwright platform status",
+                remedy="check etcd_endpoints, tls, etcd_login; shardwright platform status",
             )
 
 

@@ -22,6 +22,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from reconciler.edges.etcd import EtcdStore
 from reconciler.model.errors import ReconcilerError
+from reconciler.model.etcd_login import EtcdLogin
 from reconciler.model.platform import TlsFiles
 
 SUPERUSER_PASSWORD = "p w'\\ with odd characters"
@@ -46,7 +47,8 @@ def make_certificates(home: Path) -> TlsFiles:
     home.mkdir(parents=True, exist_ok=True)
     authority = ec.generate_private_key(ec.SECP256R1())
     issuer = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test authority")])
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "shardwright")])
+    # No common name: etcd's gateway refuses a client that has one, once etcd knows users.
+    subject = x509.Name([x509.NameAttribute(NameOID.ORGANIZATION_NAME, "shardwright")])
     own = ec.generate_private_key(ec.SECP256R1())
     now = datetime.now(UTC)
 
@@ -93,6 +95,8 @@ class EtcdServer:
     home: Path
     tls: TlsFiles
     extra: tuple[str, ...] = ()
+    login: EtcdLogin | None = None
+    """What it takes to read from it, once it knows users."""
     port: int = 0
     process: subprocess.Popen[bytes] | None = None
 
@@ -131,7 +135,7 @@ class EtcdServer:
 
     def _await_leader(self, deadline: float) -> None:
         """It says "serving" before it leads itself, and answers reads only from then on."""
-        store = EtcdStore((self.endpoint,), self.tls)
+        store = EtcdStore((self.endpoint,), self.tls, login=self.login)
         while True:
             try:
                 store.read("/test/leader")
