@@ -19,6 +19,7 @@ from psycopg import errors as pg
 from psycopg import sql
 
 from reconciler.edges.copy_out import receive
+from reconciler.edges.postgres_session import Target as Server
 from reconciler.edges.postgres_session import meaning, session, superuser_options
 from reconciler.edges.replication_ends import (
     Ends,
@@ -41,6 +42,8 @@ from reconciler.model.moves import CopyProgress, Move
 
 PAGE_BYTES = 8192
 _REPLICA = {"session_replication_role": "replica"}
+_BY_PAGES = {"enable_seqscan": "off", "max_parallel_workers_per_gather": "0"}
+"""Else a chunk of a small or never analyzed table is read by several scans of the whole table."""
 
 
 class CopyStopped(ReconcilerError):
@@ -154,14 +157,14 @@ def start_over(ends: Ends) -> tuple[MovedTable, ...]:
             [move.id],
         )
     drop_forward(ends)
-    with open_session(target, **_REPLICA) as connection:
-        tables = all_tables(connection, move)
-        _delete_rows(connection, ends, tables)
-        if not move.target_keys:
-            keyed = [t for t in tables if t.key]
-            take_away(connection, ends, keyed, keys=ends.move.copy is CopyDriver.OWN)
     with open_session(ends.source) as connection:
-        return all_tables(connection, move)
+        coming = all_tables(connection, move)
+    with open_session(target, **_REPLICA) as connection:
+        _delete_rows(connection, ends, all_tables(connection, move))
+        if not move.target_keys:
+            keyed = sorted((t for t in coming if t.key), key=lambda t: -t.all_bytes)
+            take_away(connection, ends, keyed, keys=move.copy is CopyDriver.OWN)
+    return coming
 
 
 def _delete_rows(
@@ -272,7 +275,7 @@ def _work(
     source, target = patient(ends.source, ends.limits), patient(ends.target, ends.limits)
     fast = {**_REPLICA, "synchronous_commit": "off"}
     try:
-        with open_session(source) as reader, open_session(target, **fast) as writer:
+        with open_session(source, **_BY_PAGES) as reader, open_session(target, **fast) as writer:
             reader.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
             run(reader, "SET TRANSACTION SNAPSHOT {}", sql.Literal(snapshot))
             while (chunk := take()) is not None:
@@ -355,10 +358,17 @@ def build_indexes(ends: Ends) -> None:
     target = patient(ends.target, ends.limits)
     rebuild(target, ends.move.id, ends.limits.workers, ends.token)
     with open_session(target) as connection:
-        for table in all_tables(connection, ends.move):
-            run(connection, "ANALYZE {}", table.identifier)
+        tables = sorted(all_tables(connection, ends.move), key=lambda t: -t.all_bytes)
+        with ThreadPoolExecutor(ends.limits.workers) as pool:
+            for analyzed in [pool.submit(_analyze, target, t) for t in tables]:
+                analyzed.result()
         with connection.transaction():
             check_fence(connection, ends.token)
             connection.execute(
                 "UPDATE shardwright.moved SET indexed = true WHERE move_id = %s", [ends.move.id]
             )
+
+
+def _analyze(target: Server, table: MovedTable) -> None:
+    with open_session(target) as connection:
+        run(connection, "ANALYZE {}", table.identifier)

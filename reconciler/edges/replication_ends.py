@@ -80,7 +80,7 @@ class Limits:
     """
 
     workers: int = 2
-    chunk_bytes: int = 48 * 1024 * 1024
+    chunk_bytes: int = 16 * 1024 * 1024
     slot_wait_ms: int = 30_000
     catch_up_s: float = 60.0
     hold_ms: int = 500

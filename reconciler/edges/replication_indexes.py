@@ -6,6 +6,7 @@ leaves each index either here or noted in ``shardwright.move_ddl``.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
@@ -32,7 +33,8 @@ SELECT 'fk',
                                             n.nspname, c.relname, k.conname) END,
        obj_description(k.oid, 'pg_constraint'),
        format('CONSTRAINT %%I ON %%I.%%I', k.conname, n.nspname, c.relname),
-       format('ALTER TABLE %%I.%%I DROP CONSTRAINT %%I', n.nspname, c.relname, k.conname)
+       format('ALTER TABLE %%I.%%I DROP CONSTRAINT %%I', n.nspname, c.relname, k.conname),
+       n.nspname || '.' || c.relname, 0
   FROM pg_constraint k
   JOIN pg_class r ON r.oid = k.confrelid AND r.relkind = 'r' AND NOT r.relispartition
 """
@@ -55,7 +57,8 @@ SELECT 'key',
        CASE WHEN NOT i.indisexclusion THEN pg_get_indexdef(i.indexrelid) END,
        obj_description(k.oid, 'pg_constraint'),
        format('CONSTRAINT %%I ON %%I.%%I', k.conname, n.nspname, c.relname),
-       format('ALTER TABLE %%I.%%I DROP CONSTRAINT %%I', n.nspname, c.relname, k.conname)
+       format('ALTER TABLE %%I.%%I DROP CONSTRAINT %%I', n.nspname, c.relname, k.conname),
+       n.nspname || '.' || c.relname, i.indnkeyatts
   FROM pg_constraint k JOIN pg_index i ON i.indexrelid = k.conindid
 """
     + _ON_OURS.format(owner="k.conrelid")
@@ -68,7 +71,8 @@ _INDEXES = (
 SELECT 'index', pg_get_indexdef(i.indexrelid), NULL,
        obj_description(i.indexrelid, 'pg_class'),
        format('INDEX %%I.%%I', n.nspname, x.relname),
-       format('DROP INDEX %%I.%%I', n.nspname, x.relname)
+       format('DROP INDEX %%I.%%I', n.nspname, x.relname),
+       n.nspname || '.' || c.relname, i.indnkeyatts
   FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid
 """
     + _ON_OURS.format(owner="i.indrelid")
@@ -96,28 +100,42 @@ class IndexNotBuilt(ReconcilerError):
 def take_away(
     connection: psycopg.Connection, ends: Ends, tables: list[MovedTable], *, keys: bool
 ) -> None:
-    """Note and drop foreign keys, then keys, then indexes of these tables, which are empty.
+    """Note and drop foreign keys, then keys and indexes of these tables, which are empty.
 
-    A key that something else rests on (a view, a foreign key from elsewhere) stays. So do all that
-    are unique without ``keys``: who loads the rows then looks rows up meanwhile.
+    ``tables`` come with the largest first, and what takes longest to build is noted first: begun
+    last, it would run on alone. A key that something else rests on (a view, a foreign key from
+    elsewhere) stays. So do all that are unique without ``keys``: who loads the rows then looks rows
+    up meanwhile.
     """
-    values = {"names": [t.name for t in tables], "keys": keys}
-    for query in (_FOREIGN_KEYS, _KEYS, _INDEXES) if keys else (_FOREIGN_KEYS, _INDEXES):
-        for kind, definition, other, comment, what, removal in connection.execute(
-            query, values
-        ).fetchall():
-            after = [("validate" if kind == "fk" else "index", other)] if other else []
-            if comment is not None:
-                text = sql.SQL("COMMENT ON {} IS {}").format(sql.SQL(what), sql.Literal(comment))
-                after.append(("comment", text.as_string(connection)))
-            try:
-                with connection.transaction():
-                    check_fence(connection, ends.token)
-                    for noted in ((kind, definition), *after):
-                        connection.execute(_NOTE, [ends.move.id, *noted])
-                    connection.execute(removal)
-            except (pg.DependentObjectsStillExist, pg.FeatureNotSupported):
-                continue
+    names = [t.name for t in tables]
+    values = {"names": names, "keys": keys}
+    indexes = [
+        found
+        for query in ((_KEYS, _INDEXES) if keys else (_INDEXES,))
+        for found in connection.execute(query, values).fetchall()
+    ]
+    indexes.sort(key=lambda found: (names.index(found[6]), -found[7]))
+    for found in (*connection.execute(_FOREIGN_KEYS, values).fetchall(), *indexes):
+        try:
+            with connection.transaction():
+                check_fence(connection, ends.token)
+                for noted in _notes(connection, *found[:5]):
+                    connection.execute(_NOTE, [ends.move.id, *noted])
+                connection.execute(found[5])
+        except (pg.DependentObjectsStillExist, pg.FeatureNotSupported):
+            continue
+
+
+def _notes(
+    connection: psycopg.Connection, kind: str, definition: str, other: str, comment: str, what: str
+) -> Iterator[tuple[str, str]]:
+    """Yield what has to be done, by kind, for an index or a constraint to be back."""
+    yield kind, definition
+    if other:
+        yield "validate" if kind == "fk" else "index", other
+    if comment is not None:
+        text = sql.SQL("COMMENT ON {} IS {}").format(sql.SQL(what), sql.Literal(comment))
+        yield "comment", text.as_string(connection)
 
 
 def rebuild(target: Server, id_: MoveId, workers: int, token: FencingToken) -> None:

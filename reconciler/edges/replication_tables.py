@@ -96,6 +96,11 @@ class MovedTable:
         """Whether its rows may be copied in binary."""
         return all(c.portable for c in self.copied)
 
+    @property
+    def all_bytes(self) -> int:
+        """What its rows take on disk, without indexes."""
+        return sum(heap.all_bytes for heap in self.heaps)
+
     def position(self) -> sql.Composable:
         """Return the SQL of a row's position, as a signed bigint."""
         kind = next(c.kind for c in self.columns if c.name == self.key)

@@ -155,10 +155,7 @@ def _begin(ends: Ends) -> str:
 def _weights(ends: Ends, tables: tuple[MovedTable, ...]) -> dict[str, int]:
     """Return about how many bytes of each table move."""
     share = ends.move.keys.share / (ends.move.source_keys.share or 1.0)
-    return {
-        t.name: round(sum(heap.all_bytes for heap in t.heaps) * (share if t.key else 1))
-        for t in tables
-    }
+    return {t.name: round(t.all_bytes * (share if t.key else 1)) for t in tables}
 
 
 def _forget_beats(at: Server, ends: Ends) -> None:
