@@ -20,7 +20,9 @@ from reconciler.router.relay import Backend, Exchange, run
 from reconciler.router.routes import Anywhere, CompiledMap, Destination, Everywhere, Routes
 from reconciler.router.scatter import Scatter
 from reconciler.router.statements import Kind, Statement
-from reconciler.router.units import Part, Unit, destination_of, parts_of, with_parses
+from reconciler.router.units import (
+    Part, Unit, destination_of, goes_along, parts_of, readings_of, statements_of, with_parses,
+)  # fmt: skip
 from reconciler.router.wire import Refusal
 
 _FAILING = wire.query("refused by the shardwright router")
@@ -64,9 +66,10 @@ class Dispatcher:
         """The client's transaction was lost between two statements, and it was not told yet."""
         self.pause_input: Callable[[], None] = _nothing
         self.resume_input: Callable[[], None] = _nothing
+        self.recall: Callable[[Exchange], None] = _nothing
         self._idle, self._routes, self._pools = idle, routes, pools
         self._limits, self._number = limits, number
-        self._held: dict[tuple[str, bool], Backend] = {}
+        self.held: dict[tuple[str, bool], Backend] = {}
 
     @property
     def busy(self) -> bool:
@@ -108,9 +111,8 @@ class Dispatcher:
 
     def where(self, routing: CompiledMap, exchange: Exchange) -> Destination:
         """Return where a unit goes. Raises Refusal."""
-        statements = _statements(exchange)
         if self.pinned is not None:
-            if all(not s.confined.sharded or s.kind is Kind.OTHER for s in statements):
+            if all(goes_along(reading) for reading in readings_of(exchange)):
                 return Anywhere()
         elif self.state.status == b"E" and (exchange.unit is None or exchange.unit.executes):
             raise Refusal("25P02", "current transaction is aborted, commands ignored until its end")
@@ -141,7 +143,7 @@ class Dispatcher:
             exchange.retry = False
             self._start(pinned, exchange, pinned.epoch)
             return
-        backend = self._held.get(scope)
+        backend = self.held.get(scope)
         version = self.state.version
         if backend is not None and backend.epoch == routing.epoch and backend.applied == version:
             self._start(backend, exchange, routing.epoch)
@@ -192,7 +194,7 @@ class Dispatcher:
         if self.state.deferred and self.pinned is None and not exchange.apart:
             exchange.quiet = len(self.state.deferred)
             data = b"".join(wire.query(sql) for sql in self.state.deferred) + data
-        exchange.epoch = epoch
+        exchange.epoch, exchange.plain = epoch, exchange.is_plain()
         self.exchange, self.backend = exchange, backend
         backend.start(exchange, data)
 
@@ -204,10 +206,10 @@ class Dispatcher:
 
     async def _session_at(self, scope: tuple[str, bool], routing: CompiledMap) -> Backend:
         """Return this client's session at a shard, with all that it has set. Raises Refusal."""
-        backend = self._held.get(scope)
+        backend = self.held.get(scope)
         if backend is None or backend.closed:
             backend = await self._pools.of(*scope).take()
-            self._held[scope] = backend
+            self.held[scope] = backend
         backend.owner = None
         texts = [f"SET shardwright.epoch = '{routing.epoch}'"]
         if backend.applied != self.state.version:
@@ -222,9 +224,9 @@ class Dispatcher:
         return backend
 
     def _drop(self, backend: Backend) -> None:
-        if self._held.get(backend.scope) is not backend:
+        if self.held.get(backend.scope) is not backend:
             return
-        del self._held[backend.scope]
+        del self.held[backend.scope]
         pool = self._pools.of(*backend.scope)
         if backend.closed:
             pool.gone()
@@ -265,6 +267,9 @@ class Dispatcher:
     def finished(self, backend: Backend, exchange: Exchange, status: bytes) -> None:
         """Take the end of an answer."""
         self.exchange = None
+        if exchange.quick and exchange.plain and status == self.state.status:
+            self._idle()
+            return
         if exchange.caught is not None:
             self._spawn(self._hold(backend, exchange))
             return
@@ -280,7 +285,7 @@ class Dispatcher:
     def _settle(self, backend: Backend, exchange: Exchange, status: bytes) -> None:
         """Remember settings once they are sure to stay."""
         state = self.state
-        statements = _statements(exchange)
+        statements = statements_of(exchange)
         if not exchange.failed:
             for statement in statements:
                 if statement.kind is Kind.SET and statement.setting is not None:
@@ -298,6 +303,8 @@ class Dispatcher:
 
     async def _hold(self, backend: Backend, exchange: Exchange) -> None:
         """Hold the client back until its keys have a shard again, then send its unit once more."""
+        if exchange.quick:
+            self.recall(exchange)
         if backend.status != b"I":
             backend.owner = None
             await run(backend, "ROLLBACK")
@@ -331,7 +338,7 @@ class Dispatcher:
                 self.loss = Refusal("08006", text, "begin it again", reason)
             return
         self.exchange = None
-        if any(s.kind is Kind.COMMIT for s in _statements(exchange)):
+        if any(s.kind is Kind.COMMIT for s in statements_of(exchange)):
             self.state.status = b"I"  # as in PostgreSQL, a COMMIT that fails ends it all the same
         elif self.state.status == b"T":
             self.state.status = b"E"
@@ -355,7 +362,7 @@ class Dispatcher:
 
     def give_back(self) -> None:
         """Return all sessions; they are reset."""
-        for backend in list(self._held.values()):
+        for backend in list(self.held.values()):
             self._drop(backend)
         self.backend = None
 
@@ -378,14 +385,8 @@ class Dispatcher:
         self.give_back()
 
 
-def _nothing() -> None:
+def _nothing(*_: object) -> None:
     return
-
-
-def _statements(exchange: Exchange) -> tuple[Statement, ...]:
-    if exchange.unit is not None:
-        return exchange.unit.statements()
-    return exchange.reading.statements if exchange.reading is not None else ()
 
 
 def _refused(exchange: Exchange, why: str) -> Refusal:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 _FRAME = Struct("!Bi")
 _READY, _ERROR, _COPY_IN, _ROW, _COPY_DATA = b"ZEGDd"
 _PARSED, _CLOSED = b"13"
+_READY_FRAME = b"Z\0\0\0\5"
 _SPECIAL = frozenset(b"ZEG")
 _HEAD = frozenset(b"123tTnNS")
 """What may come before the first word on whether a statement was done.
@@ -55,12 +56,14 @@ class Exchange:
     ``unready``: the client did not send the Sync that ends it, and gets no ReadyForQuery.
     ``apart``: it only prepares, so a transaction that has no shard yet goes on having none.
     ``refusal`` takes the place of the shard's next error. ``reading`` is a simple query's,
-    ``unit`` an extended one's.
+    ``unit`` an extended one's; a ``quick`` one has neither. ``plain``: nothing is left out of the
+    answer so far, so that it may pass as a whole.
     """
 
     __slots__ = (
         "apart", "caught", "closes", "copying", "data", "deadline", "epoch", "failed", "opened",
-        "owner", "parses", "passing", "quiet", "reading", "refusal", "retry", "unit", "unready",
+        "owner", "parses", "passing", "plain", "quick", "quiet", "reading", "refusal", "retry",
+        "unit", "unready",
     )  # fmt: skip
 
     def __init__(self, owner: Owner, data: bytes, *, epoch: int = 0, retry: bool = False) -> None:
@@ -73,6 +76,8 @@ class Exchange:
         self.parses = 0
         self.closes = 0
         self.passing = False
+        self.plain = False
+        self.quick = False
         self.failed = False
         self.copying = False
         self.opened = False
@@ -88,6 +93,11 @@ class Exchange:
         self.quiet = self.parses = self.closes = 0
         self.passing = self.failed = False
         self.caught = None
+
+    def is_plain(self) -> bool:
+        """Tell whether the answer is for the client from its first byte to its last."""
+        added = self.quiet or self.parses or self.closes
+        return not added and not self.unready and not self.opened and self.refusal is None
 
     def refused_epoch(self) -> int | None:
         """Return the epoch that the refusing guard has, when it says one."""
@@ -161,6 +171,8 @@ class Backend(asyncio.Protocol):
 
     def _tell_lost(self) -> None:
         exchange, self.exchange = self.exchange, None
+        if exchange is not None:
+            exchange.plain = False
         owner = exchange.owner if exchange is not None else self.owner
         if owner is not None:
             owner.lost(self, exchange)
@@ -173,10 +185,29 @@ class Backend(asyncio.Protocol):
         exchange = self.exchange
         if exchange is None:
             self._between(data)
+        elif exchange.plain:
+            self._whole(exchange, data)
         elif exchange.passing:
             self._pass(exchange, data, 0)
         else:
             self._head(exchange, data)
+
+    def _whole(self, exchange: Exchange, data: bytes) -> None:
+        """Pass a whole answer on, when this is one and has no error."""
+        if data[-6:-1] == _READY_FRAME:
+            at, end = 0, len(data) - 6
+            while at < end:
+                kind, size = _FRAME.unpack_from(data, at)
+                if kind in _SPECIAL:
+                    break
+                at += size + 1
+            if at == end:
+                self.exchange, self.status = None, data[-1:]
+                exchange.owner.write(data)
+                exchange.owner.finished(self, exchange, self.status)
+                return
+        exchange.plain = False
+        self._head(exchange, data)
 
     def _pass(self, exchange: Exchange, data: bytes, start: int) -> None:
         """Write through from ``start``, walking frames for the end of the answer."""

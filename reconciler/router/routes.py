@@ -10,8 +10,8 @@ from uuid import UUID
 
 from reconciler.model.hashing import NotAKey, position_of_key
 from reconciler.model.routing import RoutingMap, RoutingOwner
-from reconciler.router.keyed import Constant, Parameter, Tables, Term
-from reconciler.router.statements import Kind, Reader, Reading, Statement
+from reconciler.router.keyed import Constant, Tables, Term
+from reconciler.router.statements import Kind, Reader, Reading, Statement, hinted
 from reconciler.router.wire import Bind, Refusal
 
 POSITIONS_MAX = 100_000
@@ -64,6 +64,11 @@ class CompiledMap:
         self._starts = [start for start, _, _ in ranges]
         self._ranges = ranges
         self._known: dict[str, int] = {}
+        self._owners: tuple[dict[bytes, int], dict[bytes, int]] = ({}, {})
+        self.scopes = tuple(
+            ((str(owner.scope), False), (str(owner.scope), True)) for owner in routing.owners
+        )
+        """Of each owner: its primary and its standbys."""
         self.serving = tuple(i for i, owner in enumerate(routing.owners) if owner.keys)
 
     def owner(self, index: int) -> RoutingOwner:
@@ -87,6 +92,17 @@ class CompiledMap:
         self._known[key] = self._ranges[at][2]
         return self._ranges[at][2]
 
+    def owner_of(self, value: bytes, *, binary: bool) -> int:
+        """Return the owner of a key as it came in a Bind or a hint. Raises Refusal."""
+        known = self._owners[binary].get(value)
+        if known is not None:
+            return known
+        owner = self.of_key(self._binary(value) if binary else value.decode(errors="replace"))
+        if len(self._owners[binary]) >= POSITIONS_MAX:
+            self._owners[binary].clear()
+        self._owners[binary][value] = owner
+        return owner
+
     def named(self, shard: str) -> int:
         """Return an owner by its shard's name. Raises Refusal."""
         for index, owner in enumerate(self.routing.owners):
@@ -98,7 +114,7 @@ class CompiledMap:
     def destination(self, reading: Reading, wishes: Wishes, bind: Bind | None) -> Destination:
         """Return where a text goes outside any pinned transaction. Raises Refusal."""
         if reading.hint == "shard_key":
-            return ToShard(self.of_key(self.value(_hinted(reading.value), bind)))
+            return ToShard(self.of_key(self.value(hinted(reading.value), bind)))
         if reading.hint == "shard":
             return ToShard(self.named(reading.value))
         if len(self.serving) == 1:
@@ -157,12 +173,6 @@ class CompiledMap:
         if kind == "text":
             return data.decode(errors="replace")
         raise Refusal("22P03", f"a binary parameter of {len(data)} bytes is no {kind} shard key")
-
-
-def _hinted(value: str) -> Term:
-    """A hint may name a parameter: ``/* shard_key: $1 */``."""
-    number = value.removeprefix("$")
-    return Parameter(int(number)) if value[:1] == "$" and number.isdecimal() else Constant(value)
 
 
 def _may_scatter(statement: Statement, scatter: str) -> bool:

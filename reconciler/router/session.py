@@ -9,6 +9,7 @@ from reconciler.router import wire
 from reconciler.router.answers import PREFIX, Answer, own_answer
 from reconciler.router.dispatch import FAILING_PARSE, Dispatcher, SessionLimits
 from reconciler.router.pool import Pools
+from reconciler.router.quick import Quick
 from reconciler.router.relay import Exchange
 from reconciler.router.routes import Routes
 from reconciler.router.statements import Kind, Reading, Statement
@@ -36,8 +37,10 @@ class Session:
         self.on_idle: Callable[[], None] | None = None
         self._routes = routes
         self._statements = Statements()
+        self._quick = Quick(self.shards, routes, self._statements)
         self._unit = Unit()
         self._buffer = b""
+        self._paused = False
         self._row_rest = 0
 
     def received(self, data: bytes) -> None:
@@ -45,6 +48,8 @@ class Session:
         if self._buffer:
             data = self._buffer + data
             self._buffer = b""
+        if self._is_free() and self._quick.sent(data):
+            return
         exchange = self.shards.exchange
         if self._row_rest and (exchange is None or not exchange.copying):
             data = self._rest_of_row(data)
@@ -56,6 +61,13 @@ class Session:
             self._buffer = data
             if len(data) > self.limits.ahead_bytes_max:
                 self._pause()
+
+    def _is_free(self) -> bool:
+        """Tell whether nothing is in flight, nor half said."""
+        shards = self.shards
+        if shards.exchange is not None or shards.task is not None or shards.skip_to_sync:
+            return False
+        return not self._unit.size and not self._row_rest and shards.loss is None
 
     def _rest_of_row(self, data: bytes) -> bytes:
         """Pass on the end of a row in whose middle a COPY failed: its shard waits for it."""
@@ -258,10 +270,12 @@ class Session:
 
     def _pause(self) -> None:
         if not self.client.is_closing():
+            self._paused = True
             self.client.pause_reading()
 
     def _resume(self) -> None:
-        if not self.client.is_closing() and not self.client.is_reading():
+        if self._paused and not self.client.is_closing():
+            self._paused = False
             self.client.resume_reading()
 
     def pause_output(self) -> None:
@@ -285,7 +299,7 @@ class Session:
         data, self._buffer = self._buffer, b""
         self._resume()
         if data:
-            self._take(data)
+            self.received(data)
 
     def close(self) -> None:
         """The client has left."""

@@ -8,11 +8,20 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from enum import Enum, auto
+from functools import cached_property
 from typing import Any
 
 import pgparse
 
-from reconciler.router.keyed import Confinement, Node, Tables, confinement
+from reconciler.router.keyed import (
+    Confinement,
+    Constant,
+    Node,
+    Parameter,
+    Tables,
+    Term,
+    confinement,
+)
 
 REMEMBERED_MAX = 4096
 """Statements kept with their reading; the oldest goes first."""
@@ -22,7 +31,9 @@ REMEMBERED_CHARS_MAX = 4096
 _HINT = r"/\*\s*(shard_key|shard|scatter)\s*:\s*(?:'((?:[^']|'')*)'|([^\s*']+))\s*\*/"
 _LEADING = re.compile(rf"\s*{_HINT}\s*")
 _TRAILING = re.compile(rf"{_HINT}\s*;?\s*\Z")
-_PLAIN = re.compile(r"\s*(?:select|insert|update|delete|with|merge|values|table)\b", re.IGNORECASE)
+PLAIN_WORDS = "select|insert|update|delete|with|merge|values|table"
+"""How statements begin that ask or change rows, and nothing else."""
+_PLAIN = re.compile(rf"\s*(?:{PLAIN_WORDS})\b", re.IGNORECASE)
 
 
 class Kind(Enum):
@@ -69,7 +80,7 @@ class Statement:
     apart: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Reading:
     """A text's hint and its statements. ``parsed`` False: a hinted text that was not looked into.
 
@@ -85,6 +96,23 @@ class Reading:
     def only(self) -> Statement | None:
         """The statement, when there is just one."""
         return self.statements[0] if len(self.statements) == 1 else None
+
+    @cached_property
+    def term(self) -> Term | None:
+        """The one key that says where it goes; None where more is to be looked at."""
+        only = self.only
+        if only is None or only.kind not in (Kind.READ, Kind.WRITE):
+            return None
+        if self.hint:
+            return hinted(self.value) if self.hint == "shard_key" else None
+        confined = only.confined
+        return confined.terms[0] if len(confined.terms) == 1 and not confined.unconfined else None
+
+
+def hinted(value: str) -> Term:
+    """Return a hint's key; it may be a parameter: ``/* shard_key: $1 */``."""
+    number = value.removeprefix("$")
+    return Parameter(int(number)) if value[:1] == "$" and number.isdecimal() else Constant(value)
 
 
 class Reader:

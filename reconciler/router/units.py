@@ -68,9 +68,13 @@ class Unit:
     refusal: Refusal | None = None
     """What is wrong with one of its messages; the rest of the unit is skipped."""
 
-    def statements(self) -> tuple[Statement, ...]:
+    def readings(self) -> tuple[Reading, ...]:
         """Return what its Binds are about."""
-        return tuple(s for p, _ in self.bound if p.reading for s in p.reading.statements)
+        return tuple(p.reading for p, _ in self.bound if p.reading)
+
+    def statements(self) -> tuple[Statement, ...]:
+        """Return the statements of its Binds."""
+        return tuple(s for reading in self.readings() for s in reading.statements)
 
     def parsed(self) -> list[Prepared]:
         """Return the statements that it parses itself."""
@@ -159,6 +163,24 @@ def decoded(text: bytes) -> str:
         raise Refusal(
             "22021", "the statement is not UTF-8", "SET client_encoding TO UTF8"
         ) from None
+
+
+def readings_of(exchange: Exchange) -> tuple[Reading, ...]:
+    """Return the texts of a unit that has gone the long way."""
+    if exchange.unit is not None:
+        return exchange.unit.readings()
+    return (exchange.reading,) if exchange.reading is not None else ()
+
+
+def statements_of(exchange: Exchange) -> tuple[Statement, ...]:
+    """Return the statements of them."""
+    return tuple(s for reading in readings_of(exchange) for s in reading.statements)
+
+
+def goes_along(reading: Reading) -> bool:
+    """Tell whether a text goes wherever its transaction is."""
+    unsaid = all(not s.confined.sharded or s.kind is Kind.OTHER for s in reading.statements)
+    return unsaid and not reading.hint
 
 
 def destination_of(unit: Unit, routing: CompiledMap, wishes: Wishes) -> Destination:
