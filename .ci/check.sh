@@ -2,10 +2,16 @@
 # check.sh FORGE: what a pull request's check does, the same at every forge (github, gitea, gitlab).
 # SPECS: folder of the specs; BASE: what it goes into; STATE: a state file, or empty for what is live;
 # REQUEST, COMMIT: where to say it. Exits as `plan --detailed-exitcode`, but 0 for mere changes.
+# Where no shardwright is on the path, it is installed from the repository that this file is of.
 set -uo pipefail
 forge=$1
-plan=(shardwright plan --base "$BASE" --path "${SPECS:-.}" ${STATE:+--state "$STATE"})
 work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+if ! command -v shardwright > /dev/null; then   # in a folder of its own: a system's Python takes no packages
+  python3 -m venv "$work/venv" && "$work/venv/bin/python" -m pip install --quiet "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
+  PATH=$work/venv/bin:$PATH
+fi
+plan=(shardwright plan --base "$BASE" --path "${SPECS:-.}" ${STATE:+--state "$STATE"})
 
 "${plan[@]}" --detailed-exitcode -o markdown > "$work/plan.md" 2> "$work/errors"
 outcome=$?
@@ -21,5 +27,4 @@ esac
 [ -n "${GITHUB_STEP_SUMMARY:-}" ] && cat "$work/plan.md" >> "$GITHUB_STEP_SUMMARY"
 shardwright comment --forge "$forge" --request "$REQUEST" --commit "$COMMIT" --outcome "$outcome" "$work/plan.md" || true
 cat "$work/errors" >&2
-rm -rf "$work"
 case $outcome in 0 | 2 | 3 | 5) exit 0 ;; *) exit "$outcome" ;; esac

@@ -7,7 +7,6 @@ The build is kept in the user's cache, by version. Gitea refuses to run as root:
 from __future__ import annotations
 
 import base64
-import fcntl
 import json
 import os
 import shutil
@@ -23,11 +22,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests import go_programs
 from tests.edges.servers import make_certificates
+from tests.go_programs import CACHES, can_build, locked, module_folder
 from tests.local_home import wait_for
 
 VERSION = "1.25.5"
-CACHE = Path.home() / ".cache" / "shardwright-tests" / f"gitea-{VERSION}"
+CACHE = CACHES / f"gitea-{VERSION}"
 MODULE = f"""\
 module forge
 
@@ -43,7 +44,6 @@ replace github.com/nektos/act => gitea.com/gitea/act v0.261.7-0.20251003180512-a
 
 replace git.sr.ht/~mariusor/go-xsd-duration => gitea.com/gitea/go-xsd-duration v0.0.0-20220703122237-02e73435a078
 """  # noqa: E501  as in Gitea's own go.mod
-TOOLS = '//go:build tools\n\npackage tools\n\nimport _ "code.gitea.io/gitea"\n'
 INI = """\
 RUN_MODE = prod
 RUN_USER = {user}
@@ -86,41 +86,21 @@ USER, PASSWORD = "kim", "not-a-secret-1"
 
 def is_buildable() -> bool:
     """Whether it was built before, or can be."""
-    return (CACHE / "gitea").exists() or bool(shutil.which("go") and shutil.which("gcc"))
+    return (CACHE / "gitea").exists() or can_build()
 
 
 def build() -> Path:
-    """Return the program, built the first time: some minutes on two cores."""
-    CACHE.mkdir(parents=True, exist_ok=True)
-    program = CACHE / "gitea"
-    with (CACHE / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not program.exists():
-            (CACHE / "go.mod").write_text(MODULE)
-            (CACHE / "tools.go").write_text(TOOLS)
-            environment = os.environ | {"CGO_ENABLED": "1", "GOFLAGS": "-mod=mod"}
-
-            def go(*words: str) -> str:
-                ended = subprocess.run(
-                    ["go", *words], cwd=CACHE, env=environment, capture_output=True, text=True,
-                    check=False,
-                )  # fmt: skip
-                assert ended.returncode == 0 or words[:1] == ("mod",), ended.stderr[-3000:]
-                return ended.stdout
-
-            go("mod", "tidy", "-e")
-            go(
-                "build",
-                "-tags",
-                "sqlite sqlite_unlock_notify",
-                "-o",
-                "built",
-                "code.gitea.io/gitea",
-            )
-            module = Path(json.loads(go("list", "-m", "-json", "code.gitea.io/gitea"))["Dir"])
+    """Return the program, built the first time, and its files beside it in ``static``."""
+    package, static = "code.gitea.io/gitea", CACHE / "static"
+    program = go_programs.build(
+        CACHE, "gitea", MODULE, package, "-tags", "sqlite sqlite_unlock_notify"
+    )
+    with locked(CACHE):
+        if not static.exists():
+            module = module_folder(CACHE, package)
             for folder in ("templates", "options", "public"):  # the build holds none of them
-                shutil.copytree(module / folder, CACHE / "static" / folder, dirs_exist_ok=True)
-            (CACHE / "built").rename(program)
+                shutil.copytree(module / folder, CACHE / "copied" / folder, dirs_exist_ok=True)
+            (CACHE / "copied").rename(static)
     return program
 
 

@@ -79,7 +79,7 @@ class Clone:
         return next((str(b["commit"]["id"]) for b in found or () if b["name"] == branch), "")
 
 
-def _repository(forge: Forge, folder: Path, name: str, *, private: bool = False) -> Clone:
+def repository(forge: Forge, folder: Path, name: str, *, private: bool = False) -> Clone:
     forge.api("POST", "user/repos", name=name, default_branch="main", private=private)
     folder.mkdir(parents=True, exist_ok=True)
     clone = Clone(folder, forge, name)
@@ -89,7 +89,7 @@ def _repository(forge: Forge, folder: Path, name: str, *, private: bool = False)
 
 def test_a_push_to_the_forge_is_applied_by_its_webhook(world: World, forge: Forge) -> None:
     scene = world.scene
-    clone = _repository(forge, scene.specs, "databases")
+    clone = repository(forge, scene.specs, "databases")
     (scene.folder / ".gitconfig").write_text(f'[http]\n\tsslCAInfo = "{forge.ca}"\n')
     (scene.folder / "secret").write_text("of the forge")
     world.config.write_text(CONFIG.format(url=clone.url))
@@ -114,14 +114,20 @@ def test_a_push_to_the_forge_is_applied_by_its_webhook(world: World, forge: Forg
     )  # fmt: skip
 
 
-def test_a_pull_request_gets_one_comment_that_follows_it_and_a_status(
-    forge: Forge, tmp_path: Path
-) -> None:
-    clone = _repository(forge, tmp_path / "checked", "checked")
+@dataclass(frozen=True)
+class Request:
+    """A pull request that adds the database desk to shop."""
+
+    number: int
+    commit: str
+    state: Path
+
+
+def pull_request(forge: Forge, clone: Clone, state: Path) -> Request:
+    """Make one from a clone's branch topic, and the state file that it is planned against."""
     (clone.folder / "specs" / "schema").mkdir(parents=True)
     (clone.folder / "specs" / "schema" / "001.sql").write_text(TABLES)
-    spec = clone.folder / "specs" / "shop.yaml"
-    spec.write_text(SHOP)
+    (clone.folder / "specs" / "shop.yaml").write_text(SHOP)
     (clone.folder / "README").write_text("specs of the shop\n")
     clone.push("base")
     clone.git("update-ref", "refs/remotes/origin/main", "HEAD")
@@ -129,11 +135,18 @@ def test_a_pull_request_gets_one_comment_that_follows_it_and_a_status(
     second = clone.folder / "specs" / "desk.yaml"
     second.write_text(SHOP.replace("name: shop", "name: desk"))
     commit = clone.push("a second database", "topic")
-    request = forge.api(
-        "POST", f"repos/{USER}/checked/pulls", title="desk", head="topic", base="main"
-    )["number"]
-    state = tmp_path / "state.json"
+    asked = {"title": "desk", "head": "topic", "base": "main"}
+    number = forge.api("POST", f"repos/{USER}/{clone.name}/pulls", **asked)["number"]
     _write_state(state)
+    return Request(number, commit, state)
+
+
+def test_a_pull_request_gets_one_comment_that_follows_it_and_a_status(
+    forge: Forge, tmp_path: Path
+) -> None:
+    clone = repository(forge, tmp_path / "checked", "checked")
+    asked = pull_request(forge, clone, tmp_path / "state.json")
+    second = clone.folder / "specs" / "desk.yaml"
 
     def check(commit: str) -> subprocess.CompletedProcess[str]:
         """Run what the workflow's file runs, with the variables of the forge's runner."""
@@ -149,21 +162,21 @@ def test_a_pull_request_gets_one_comment_that_follows_it_and_a_status(
             capture_output=True, text=True, check=False,
             env=caller.environment | {
                 "PATH": f"{tools}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT),
-                "SPECS": "specs", "BASE": "origin/main", "STATE": str(state),
-                "REQUEST": str(request), "COMMIT": commit, "GITHUB_TOKEN": token,
+                "SPECS": "specs", "BASE": "origin/main", "STATE": str(asked.state),
+                "REQUEST": str(asked.number), "COMMIT": commit, "GITHUB_TOKEN": token,
                 "GITHUB_API_URL": forge.api_address, "GITHUB_REPOSITORY": f"{USER}/checked",
                 "SSL_CERT_FILE": forge.ca,
             },
         )  # fmt: skip
 
     token = forge.token()
-    done = check(commit)
+    done = check(asked.commit)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "commented" in done.stdout
-    (comment,) = _comments(forge, request)
+    (comment,) = comments(forge, clone, asked)
     assert comment["body"].startswith("<!-- shardwright:plan -->")
     assert "2 shards to add" in comment["body"]
-    assert _status(forge, commit) == ("success", "shardwright/plan")
+    assert commit_status(forge, clone, asked.commit) == ("success", "shardwright/plan")
 
     # The branch goes on, with a mistake: the same comment says so, and the check fails.
     second.write_text(second.read_text().replace("bigint", "biginteger"))
@@ -171,11 +184,11 @@ def test_a_pull_request_gets_one_comment_that_follows_it_and_a_status(
     done = check(commit)
     assert done.returncode == 1
     assert "::error file=specs/desk.yaml,line=" in done.stdout
-    (edited,) = _comments(forge, request)
+    (edited,) = comments(forge, clone, asked)
     assert edited["id"] == comment["id"]
     assert "no plan can be made" in edited["body"]
     assert "specs/desk.yaml" in edited["body"]
-    assert _status(forge, commit) == ("failure", "shardwright/plan")
+    assert commit_status(forge, clone, commit) == ("failure", "shardwright/plan")
     assert token not in done.stdout + done.stderr
 
     token = "wrong"
@@ -193,15 +206,14 @@ def _write_state(file: Path) -> None:
     file.write_bytes(encode_state(replace(NOTHING, looked_at=at), "kim"))
 
 
-def _comments(forge: Forge, request: int) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = forge.api(
-        "GET", f"repos/{USER}/checked/issues/{request}/comments"
-    )
+def comments(forge: Forge, clone: Clone, asked: Request) -> list[dict[str, Any]]:
+    at = f"repos/{USER}/{clone.name}/issues/{asked.number}/comments"
+    found: list[dict[str, Any]] = forge.api("GET", at)
     return found
 
 
-def _status(forge: Forge, commit: str) -> tuple[str, str]:
-    found = forge.api("GET", f"repos/{USER}/checked/commits/{commit}/status")
+def commit_status(forge: Forge, clone: Clone, commit: str) -> tuple[str, str]:
+    found = forge.api("GET", f"repos/{USER}/{clone.name}/commits/{commit}/status")
     (status,) = found["statuses"]
     return str(found["state"]), str(status["context"])
 
@@ -209,7 +221,7 @@ def _status(forge: Forge, commit: str) -> tuple[str, str]:
 def test_a_private_repository_is_read_over_ssh_from_the_known_host_only(
     forge: Forge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clone = _repository(forge, tmp_path / "private", "private", private=True)
+    clone = repository(forge, tmp_path / "private", "private", private=True)
     (clone.folder / "shop.yaml").write_text(SHOP.replace("schema: {files: [schema/*.sql]}", ""))
     clone.push("base")
     key, other = tmp_path / "key", tmp_path / "other"
@@ -252,7 +264,7 @@ def test_a_private_repository_is_read_over_ssh_from_the_known_host_only(
 def test_a_private_repository_over_https_needs_the_right_password_and_authority(
     forge: Forge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clone = _repository(forge, tmp_path / "closed", "closed", private=True)
+    clone = repository(forge, tmp_path / "closed", "closed", private=True)
     (clone.folder / "shop.yaml").write_text(SHOP.replace("schema: {files: [schema/*.sql]}", ""))
     clone.push("base")
     monkeypatch.setenv("HOME", str(tmp_path))
