@@ -41,6 +41,16 @@ class ConfigUnreadable(ReconcilerError):
     code = "CL202"
 
 
+class EtcdNotOurs(ReconcilerError):
+    """The configuration names an etcd, and the local platform runs one of its own.
+
+    Patroni's leases, the routing map and the journal have to be in one etcd, or a fence in the one
+    would not stop a write through the other. `spec.etcd` is for platforms that run none.
+    """
+
+    code = "CL203"
+
+
 @dataclass(frozen=True, slots=True)
 class Source:
     """Where specs come from by the configuration: a folder, or a path in a Git repository.
@@ -80,7 +90,6 @@ class Settings:
     ``start_s``: how long new or restarted members may take until they are healthy (1 to 86400).
     ``lease_s``: how long the applier's lease outlives an applier that died (5 to 300).
     ``sources``: where specs come from when neither -f nor --git says it; only in the file.
-    ``etcd``: addresses of another etcd than the platform's own; only in the file.
     ``interval``: how often the daemon looks at everything; only in the file.
     ``prometheus``: address of the Prometheus that gates of roll-outs ask, empty without one;
     ``prometheus_ca`` and ``prometheus_token`` are files: whom to trust, and the bearer token.
@@ -96,7 +105,6 @@ class Settings:
     start_s: float = 180.0
     lease_s: int = 10
     sources: tuple[Source, ...] = ()
-    etcd: tuple[str, ...] = ()
     interval: str = "30s"
     prometheus: str = ""
     prometheus_ca: str = ""
@@ -107,16 +115,8 @@ class Settings:
         """Return where a value came from: flag, environment, a file's path, or default."""
         return dict(self.origins).get(name, "default")
 
-    @property
-    def without_effect(self) -> tuple[tuple[str, str], ...]:
-        """What the file sets and nothing follows yet: (name, why)."""
-        found = []
-        if self.etcd:
-            found.append(("etcd", f"the {self.platform} platform runs its own"))
-        return tuple(found)
 
-
-_ONLY_IN_FILE = ("sources", "etcd", "interval")
+_ONLY_IN_FILE = ("sources", "interval")
 _BOUNDS: dict[str, tuple[float, float]] = {
     "parallel": (1, 64),
     "moves_parallel": (1, 64),
@@ -146,7 +146,7 @@ def state_folder(environ: Mapping[str, str]) -> Path:
 def load(
     flags: Mapping[str, str], environ: Mapping[str, str], file: Path | None = None
 ) -> Settings:
-    """Return the settings of one call. Raises SettingInvalid and ConfigUnreadable."""
+    """Return the settings of one call. Raises SettingInvalid and what ``read_config`` does."""
     values: dict[str, Any] = {"home": str(state_folder(environ))}
     origins: dict[str, str] = {}
     written = _from_file(file) if file else {}
@@ -192,7 +192,6 @@ def _from_file(file: Path) -> dict[str, Any]:
     found: dict[str, Any] = {
         "platform": spec.platform,
         "sources": tuple(source_of(one, file.absolute().parent) for one in spec.sources),
-        "etcd": tuple(spec.etcd.endpoints) if spec.etcd else UNSET,
         "interval": spec.interval,
         "moves_parallel": spec.moves_max,
     }
@@ -205,7 +204,7 @@ def _from_file(file: Path) -> dict[str, Any]:
 
 
 def read_config(file: Path) -> ReconcilerConfig:
-    """Read a ReconcilerConfig. Raises ConfigUnreadable and ProblemsFound."""
+    """Read a ReconcilerConfig. Raises ConfigUnreadable, EtcdNotOurs and ProblemsFound."""
     from reconciler.model.desired import Revision
     from reconciler.spec import read
     from reconciler.spec.documents import Documents, SourceFile
@@ -225,6 +224,11 @@ def read_config(file: Path) -> ReconcilerConfig:
             remedy="see specs.md, or leave --config out",
             where=Position(str(file)),
         )
+    if config.spec.etcd is not UNSET:  # the one platform that there is
+        raise EtcdNotOurs(
+            str(file), "names an etcd, and the local platform runs one of its own",
+            remedy="leave spec.etcd out", where=Position(str(file)),
+        )  # fmt: skip
     return config
 
 

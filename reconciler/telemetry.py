@@ -7,6 +7,7 @@ over, so that their dashboards fit; our own begin with ``shardwright_``.
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from typing import Any, TextIO
 
 import structlog
@@ -81,6 +82,12 @@ class Metrics:
         self.steps = Counter(
             "shardwright_steps_total", "Steps of applies, by result.", ["result"], **of
         )
+
+    def forget(self, namespace: str, database: str) -> None:
+        """Tell nothing more of a database."""
+        for gauge in (self.ready, self.stalled):
+            with suppress(KeyError):  # nothing was told of it
+                gauge.remove(namespace, database)
 
     def render(self) -> bytes:
         """Return all of them in Prometheus' text format."""

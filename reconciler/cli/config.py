@@ -9,7 +9,7 @@ import click
 
 from reconciler.cli.lazy import LazyCommand, LazyGroup, command
 from reconciler.cli.session import Session, output_option
-from reconciler.cli.terminal import style_for, tell_line, write
+from reconciler.cli.terminal import style_for, write
 
 
 @click.group(
@@ -41,15 +41,12 @@ def show(session: Session, output: str) -> None:
         import json
 
         values = {name: {"value": value, "origin": origin} for name, value, origin in rows}
-        waiting = [{"name": name, "reason": why} for name, why in settings.without_effect]
-        write(json.dumps({**values, "withoutEffect": waiting}, indent=2))
+        write(json.dumps(values, indent=2))
         return
     from reconciler.cli.table import table
 
     texts = [(name, _text(value), origin) for name, value, origin in rows]
     write(table(("NAME", "VALUE", "FROM"), texts, style_for(sys.stdout)))
-    for name, why in settings.without_effect:
-        tell_line(f"without effect: {name}: {why}", "warn")
 
 
 def _plain(value: object) -> object:

@@ -173,11 +173,11 @@ def _rendered(choice: Choice, items: list[Object], output: str) -> str:
 def _status(item: Object) -> str:
     """Return a database's conditions on one line, and below it what they say."""
     paint = style_for(sys.stdout)
-    told = {one["type"]: one["message"] for one in item["conditions"] if one["message"]}
     lines = ["  ".join(f"{one['type']}={one['status']}" for one in item["conditions"])]
-    lines += [
-        f"{kind}: {told[kind]}" for kind in ("Stalled", "Reconciling", "Ready") if kind in told
-    ]
+    told: dict[str, str] = {}  # by message: Ready says why it is not what the others say already
+    for one in reversed(item["conditions"]):
+        told.setdefault(one["message"], one["type"])
+    lines += [f"{kind}: {message}" for message, kind in told.items() if message]
     return f"{paint('bold', item['name'])}   " + "\n    ".join(lines)
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 
-from reconciler.cli.conditions import conditions_of, owner_of
 from reconciler.cli.objects import (
     Object,
     database_object,
@@ -15,14 +14,16 @@ from reconciler.cli.objects import (
     shards_of,
 )
 from reconciler.diff.diff import diff
-from reconciler.engine.journal import Operations, read_operations
+from reconciler.engine.conditions import conditions_of
+from reconciler.engine.journal import read_operations
+from reconciler.engine.known import Known, read_known
 from reconciler.engine.loop import World
 from reconciler.engine.observe import observe
+from reconciler.engine.readiness import of_database
 from reconciler.engine.records import OPERATIONS
 from reconciler.engine.wishes import known_moves
 from reconciler.model.desired import DesiredState
 from reconciler.model.errors import ReconcilerError
-from reconciler.model.names import DatabaseKey
 from reconciler.model.observed import Unseen
 
 KINDS = {
@@ -71,22 +72,21 @@ def look_around(
         return Seen({kind: _moves(world, ended=ended)}, ())
     state = observe(world.eyes)
     etcd_silent = any(unseen.system == "etcd" for unseen in state.unseen)
-    operations = Operations() if etcd_silent else _operations(world)
-    failed = last_failures(operations)
+    known = Known() if etcd_silent else _known(world)
     refusals = diff(desired, state).refusals if desired else ()
     by_spec = {d.key for d in desired.databases if d.suspend} if desired else set()
     suspended = dict.fromkeys(by_spec, "suspended by its spec")
     suspended |= {d.key: d.suspended for d in state.databases if d.suspended}
-    databases = [
-        noted(
-            database_object(
-                database, conditions_of(database, operations.all, refusals, world.is_gone)
-            ),
-            failed.get(database.key, ""),
+    databases = []
+    for database in state.databases:
+        facts = replace(
+            known.facts(database.key, world.is_gone),
+            serving=of_database(database),
+            refusals=tuple(one for one in refusals if one.database == database.key),
+            rollout=database.rollout,
             suspended=suspended.get(database.key, ""),
         )
-        for database in state.databases
-    ]
+        databases.append(database_object(database, conditions_of(facts)))
     return Seen(
         {
             "databases": databases,
@@ -102,35 +102,11 @@ def _moves(world: World, *, ended: bool) -> list[Object]:
     return [move_object(one) for one in known if ended or one.book.ended is None]
 
 
-def _operations(world: World) -> Operations:
+def _known(world: World) -> Known:
     try:
-        return read_operations(world.eyes.store.read(OPERATIONS))
+        return read_known(world.eyes.store, world.is_gone)
     except ReconcilerError:  # etcd fell silent since it was observed; that shows next time
-        return Operations()
-
-
-def last_failures(operations: Operations) -> dict[DatabaseKey, str]:
-    """Return the databases whose last apply failed, each with the first error's code."""
-    found: dict[DatabaseKey, str] = {}
-    for operation in operations.all:
-        failures: dict[DatabaseKey, str] = {}
-        for step in operation.steps:
-            owner = owner_of(step.id, operation)
-            if operation.result == "failed" and step.state == "failed" and owner:
-                failures.setdefault(owner, step.error.partition(" ")[0])
-        found = {key: code for key, code in found.items() if key not in operation.databases}
-        found |= failures
-    return found
-
-
-def noted(item: Object, failed: str, *, suspended: str) -> Object:
-    """Return a database with what its spec and the journal say of it."""
-    if suspended:
-        return {**item, "ready": "Suspended", "reason": f"{suspended}: left alone"}
-    if failed and not item["reconciling"]:
-        reason = f"last apply failed: {failed}"
-        return {**item, "reason": f"{reason}; {item['reason']}" if item["reason"] else reason}
-    return item
+        return Known()
 
 
 def names_of(item: Object) -> set[str]:

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from reconciler.cli import readiness
-from reconciler.cli.conditions import Condition
+from reconciler.engine import readiness
+from reconciler.engine.conditions import Condition
 from reconciler.engine.journal import Operation
 from reconciler.engine.logbook import Logbook
 from reconciler.engine.wishes import KnownMove
@@ -27,27 +27,19 @@ Object = dict[str, Any]
 
 
 def database_object(database: ObservedDatabase, conditions: tuple[Condition, ...]) -> Object:
-    """Return a database with its shards."""
-    state = readiness.of_database(database)
+    """Return a database with its shards; the first of its conditions is Ready."""
+    ready = conditions[0]
     shards = [shard_object(database, shard) for shard in database.shards]
     members = [member for shard in shards for member in shard["instances"]]
     return {
         "kind": "Database",
         "namespace": database.key.namespace,
         "name": database.key.name,
-        "ready": state.ready,
+        "ready": ready.status,
         "reconciling": any(one.type == "Reconciling" for one in conditions),
-        "reason": state.reason,
-        "conditions": [
-            {
-                "type": one.type,
-                "status": one.status,
-                "reason": one.reason,
-                "message": one.message,
-                "lastTransitionTime": one.since or None,
-            }
-            for one in conditions
-        ],
+        "stalled": any(one.type == "Stalled" for one in conditions),
+        "reason": ready.message,
+        "conditions": condition_objects(conditions),
         "readyInstances": sum(member["healthy"] for member in members),
         "instances": len(members),
         "bytes": _total([shard["bytes"] for shard in shards]),
@@ -55,6 +47,20 @@ def database_object(database: ObservedDatabase, conditions: tuple[Condition, ...
         "lastApplied": _record(database.record),
         "shards": shards,
     }
+
+
+def condition_objects(conditions: tuple[Condition, ...]) -> list[Object]:
+    """Return conditions as Kubernetes writes them."""
+    return [
+        {
+            "type": one.type,
+            "status": one.status,
+            "reason": one.reason,
+            "message": one.message,
+            "lastTransitionTime": one.since or None,
+        }
+        for one in conditions
+    ]
 
 
 def _total(sizes: list[int | None]) -> int | None:

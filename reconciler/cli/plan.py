@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -66,6 +67,7 @@ def plan(
             write_notes(of_problems(found.problems), output, found.problem)
         raise
     report = report_of(outlook, settings, Path(out).name if out else "")
+    report = replace(report, base=base or "", asides=aside)
     if out:
         save(where, outlook, out)
     if not quiet:

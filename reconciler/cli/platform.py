@@ -67,8 +67,8 @@ def up(session: Session, wait: bool, output: str) -> int:
 
 def _wait_until_ready(settings: Settings) -> bool:
     """Return whether every shard that should serves, within ``start_s``; say what is waited for."""
-    from reconciler.cli.readiness import not_serving
     from reconciler.engine.observe import observe
+    from reconciler.engine.readiness import not_serving
     from reconciler.wiring import open_world
 
     world = open_world(settings)

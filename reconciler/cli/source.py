@@ -13,7 +13,6 @@ from reconciler.model.git import NO_CREDENTIALS, CredentialFiles
 if TYPE_CHECKING:
     from reconciler.cli.session import Session
     from reconciler.engine.saved import SourceRequest
-    from reconciler.settings import Settings
     from reconciler.spec.documents import Documents
     from reconciler.spec.loaded import Loaded
 
@@ -104,20 +103,12 @@ def chosen(where: Where, session: Session) -> Where:
         there = ", ".join(str(source) for source in settings.sources)
         raise click.UsageError(f"there are several sources; name one with -f or --git: {there}")
     (source,) = settings.sources
-    _tell_without_effect(settings)
     if source.git:
         return Where(
             git=source.git, ref=source.ref, subpath=source.path, keys=source.keys,
             credentials=source.credentials,
         )  # fmt: skip
     return Where(path=source.path)
-
-
-def _tell_without_effect(settings: Settings) -> None:
-    from reconciler.cli.terminal import tell_line
-
-    for name, why in settings.without_effect:
-        tell_line(f"without effect: {name}: {why}", "warn")
 
 
 def fetch(where: Where) -> Documents:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from reconciler.cli.lazy import command
 from reconciler.cli.session import Session, output_option
-from reconciler.cli.terminal import style_for, tell_line, write
+from reconciler.cli.terminal import Paint, style_for, tell_line, write
 
 if TYPE_CHECKING:
+    from reconciler.engine.conditions import Condition
+    from reconciler.engine.known import Known
     from reconciler.model.status import Status
-
-_WORDS = {True: "True", False: "False", None: "Unknown"}
 
 
 @command("status")
@@ -26,63 +28,137 @@ def status(session: Session, database: str | None, output: str) -> int:
     """Show what the daemon says, and who leads.
 
     Of each source the revision in force, and why a newer one is not; of each database its
-    conditions. Exits 1 when a database is stalled or a revision is quarantined.
+    conditions, as "get" says them. What a daemon said that is gone is told as that, with its age.
+    Exits 1 when a database is stalled or a revision is quarantined.
     """
     from reconciler import wiring
-    from reconciler.engine import status as records
-    from reconciler.engine.records import APPLIER
-    from reconciler.model.records import ROOT
+    from reconciler.engine.known import read_known
 
-    found = wiring.open_reading_world(session.settings()).eyes.store.read(ROOT)
-    daemon = json.loads(found[records.DAEMON].value) if records.DAEMON in found else None
-    leader = json.loads(found[APPLIER].value)["owner"] if APPLIER in found else ""
-    statuses = records.read_statuses(found)
-    chosen = [s for key, s in sorted(statuses.items()) if database in (None, str(key), key.name)]
+    world = wiring.open_reading_world(session.settings())
+    known = read_known(world.eyes.store, world.is_gone)
+    said = [_said(one, known, world.is_gone) for one in _chosen(known, database)]
     if output == "json":
-        write(_as_json(daemon, leader, chosen))
+        write(_as_json(known, said))
     else:
-        _show(daemon, leader, chosen)
-    quarantined = any(source["problems"] for source in (daemon or {"sources": []})["sources"])
-    return 1 if quarantined or any(s.stalled for s in chosen) else 0
+        _show(known, said)
+    quarantined = any(source["problems"] for source in (known.daemon or NO_DAEMON)["sources"])
+    return 1 if quarantined or any(one.condition("Stalled") for one in said) else 0
 
 
-def _as_json(daemon: dict[str, Any] | None, leader: str, statuses: list[Status]) -> str:
+NO_DAEMON: dict[str, Any] = {"sources": []}
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What is said of a database: the daemon's word, and the conditions that follow from it."""
+
+    status: Status
+    conditions: tuple[Condition, ...]
+
+    def condition(self, kind: str) -> Condition | None:
+        """Return the condition of a type, None while it is not there."""
+        return next((one for one in self.conditions if one.type == kind), None)
+
+    def has(self, kind: str) -> str:
+        """Return in a word whether a condition is there."""
+        return str(self.condition(kind) is not None)
+
+    @property
+    def shown(self) -> Condition:
+        """The condition whose reason stands for all."""
+        return self.condition("Stalled") or self.condition("Reconciling") or self.conditions[0]
+
+
+def _chosen(known: Known, database: str | None) -> list[Status]:
+    found = sorted(known.statuses.items())
+    return [s for key, s in found if database in (None, str(key), key.name)]
+
+
+def _said(status: Status, known: Known, is_gone: Callable[[str], bool]) -> Said:
+    from reconciler.engine.conditions import conditions_of
+
+    facts = known.facts(status.database, is_gone)
+    if facts.told is None:
+        text = f"{status.reason}: {status.message}" if status.message else status.reason
+        when = _age(known) or _ago(status.since)
+        facts = replace(facts, gone=f"said {when} by a daemon that is gone: {text}")
+    return Said(status, conditions_of(facts))
+
+
+def _ago(moment: str) -> str:
+    from reconciler.cli.columns import NONE, ago
+
+    age = ago(moment)
+    return "once" if age == NONE else f"{age} ago"
+
+
+def _age(known: Known) -> str:
+    """Say when the daemon that led last was heard of, empty when nobody noted it."""
+    at = str((known.daemon or {}).get("at", ""))
+    return _ago(at) if at else ""
+
+
+def _as_json(known: Known, said: list[Said]) -> str:
+    from reconciler.cli.objects import condition_objects
     from reconciler.engine.status import encode_status
 
-    databases = [{"name": str(s.database), **json.loads(encode_status(s))} for s in statuses]
-    told = {"leader": leader or None, "daemon": daemon, "databases": databases}
+    ready = {"True": True, "False": False, "Unknown": None}
+    databases = [
+        {
+            "name": str(one.status.database),
+            **json.loads(encode_status(one.status)),
+            "ready": ready[one.conditions[0].status],
+            "reconciling": one.condition("Reconciling") is not None,
+            "stalled": one.condition("Stalled") is not None,
+            "reason": one.shown.reason,
+            "message": one.shown.message,
+            "conditions": condition_objects(one.conditions),
+        }
+        for one in said
+    ]
+    told = {
+        "leader": known.applier or None, "leads": known.is_led, "daemon": known.daemon,
+        "databases": databases,
+    }  # fmt: skip
     return json.dumps(told, indent=2, ensure_ascii=False)
 
 
-def _show(daemon: dict[str, Any] | None, leader: str, statuses: list[Status]) -> None:
+def _show(known: Known, said: list[Said]) -> None:
     from reconciler.cli.table import table
-    from reconciler.model.desired import Revision
 
     paint = style_for(sys.stdout)
+    daemon = known.daemon
     if daemon is None:
         tell_line("no daemon has run here: shardwright run", "dim")
         return
-    if leader == daemon["actor"]:
-        write(f"leads: {leader}, since {daemon['since']}")
+    if known.is_led:
+        write(f"leads: {known.applier}, since {daemon['since']}")
     else:
-        now = f"; {leader} applies" if leader else ""
-        write(f"{paint('warn', 'nobody leads')}: {daemon['actor']} did{now}")
+        now = f"; {known.applier} applies" if known.applier else ""
+        age = f", heard of {_age(known)}" if _age(known) else ""
+        write(f"{paint('warn', 'nobody leads')}: {daemon['actor']} did{age}{now}")
     for source in daemon["sources"]:
-        revision = Revision(source["revision"]).short if source["revision"] else "nothing yet"
-        write(f"source {source['name']}: {revision} in force")
-        if source["problems"]:
-            attempted = Revision(source["attempted"]).short
-            write(f"  {paint('error', 'quarantined')}: {attempted}")
-        for line in source["problems"]:
-            write(f"    {line}")
-        if source["unreachable"]:
-            write(f"  {paint('warn', 'unreachable')}: {source['unreachable']}")
+        _show_source(source, paint)
     rows = [
         (
-            str(s.database), _WORDS[s.ready], _WORDS[s.reconciling], _WORDS[s.stalled],
-            s.reason, s.since, s.message,
+            str(one.status.database), one.conditions[0].status, one.has("Reconciling"),
+            one.has("Stalled"), one.shown.reason, one.shown.since, one.shown.message,
         )
-        for s in statuses
+        for one in said
     ]  # fmt: skip
     head = ("DATABASE", "READY", "RECONCILING", "STALLED", "REASON", "SINCE", "MESSAGE")
     write(table(head, rows, paint))
+
+
+def _show_source(source: dict[str, Any], paint: Paint) -> None:
+    from reconciler.model.desired import Revision
+
+    revision = Revision(source["revision"]).short if source["revision"] else "nothing yet"
+    write(f"source {source['name']}: {revision} in force")
+    if source["problems"]:
+        attempted = Revision(source["attempted"]).short
+        write(f"  {paint('error', 'quarantined')}: {attempted}")
+    for line in source["problems"]:
+        write(f"    {line}")
+    if source["unreachable"]:
+        write(f"  {paint('warn', 'unreachable')}: {source['unreachable']}")

@@ -90,7 +90,7 @@ class ConfigFile:
     _seen: bytes = b""
 
     def read(self) -> DaemonConfig:
-        """Read it now. Raises ConfigUnreadable and ProblemsFound."""
+        """Read it now. Raises what ``read_config`` raises, and WebhookWithoutSecret."""
         self._seen = self._bytes()
         return from_manifest(read_config(self.path), self.path)
 
@@ -126,7 +126,7 @@ def from_manifest(config: ReconcilerConfig, file: Path) -> DaemonConfig:
             where=Position(str(file)),
         )  # fmt: skip
     spec = config.spec
-    fixed = {"platform": spec.platform, "etcd": spec.etcd, "prometheus": spec.prometheus}
+    fixed = {"platform": spec.platform, "prometheus": spec.prometheus}
     at_start = tuple((name, "" if part is UNSET else repr(part)) for name, part in fixed.items())
     return DaemonConfig(sources, _seconds(spec.interval, LOOK_S), secret, at_start)
 

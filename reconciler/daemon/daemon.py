@@ -27,6 +27,8 @@ RETRY_S = 2.0
 """How often one that does not lead tries to."""
 REQUESTS_S = 1.0
 """How often requests of people are looked for."""
+HEARD_S = 900.0
+"""How often an idle daemon says that it is there: so old a word may be when it is killed."""
 STOP_S = 25.0
 """How long a stop waits for the work in hand to reach a safe point."""
 
@@ -48,7 +50,7 @@ class Daemon:
         self._begun: Tenure | None = None
         self._at_start = config.at_start
         self._accepted: dict[str, str] = {}
-        self._is_told = True
+        self._is_told, self._told_at = True, 0.0
 
     def run(self) -> None:
         """Follow, lead and work until stopped."""
@@ -122,6 +124,8 @@ class Daemon:
         left = self.rounds.end(STOP_S)
         if left:  # the journal has what they do; the next daemon goes on from there
             self.log.warning("left at work", workers=left)
+        elif not self._etcd_silent:
+            self._write_daemon()  # how old its word is, for whoever reads it then
         self.leader.resign()
         self.metrics.leads.set(0)
         self.log.info("stopped")
@@ -184,7 +188,8 @@ class Daemon:
         if is_new:
             self._begin(tenure)
         self._hear_requests()
-        if self._etcd_refuses or not self._is_told:  # the one shows when the other has ended
+        is_due = time.monotonic() - self._told_at > HEARD_S
+        if self._etcd_refuses or not self._is_told or is_due:  # a write shows that etcd takes them
             self._write_daemon()
         return is_new
 
@@ -224,10 +229,13 @@ class Daemon:
         self.rounds.interrupt()
 
     def _ask_for_all(self) -> None:
-        """Ask for every database: of the specs, and those that a source of ours applied before."""
+        """Ask for every database: of the specs, those that a source of ours applied before, and
+        those with a status that another daemon left, which goes if nobody holds them.
+        """
         wanted = self.rounds.wanted
         keys = wanted.databases.keys() | wanted.clashes.keys()
         left = {k for k, source in self._recorded().items() if source in wanted.sources}
+        left |= self.rounds.followed() if all(state.good for state in self.states()) else set()
         for key in sorted(keys | left):
             self.rounds.ask(key, routine=True)
 
@@ -277,8 +285,11 @@ class Daemon:
             return
         states = self.states()
         self._accepted = accepted(states, self._accepted)
-        value = records.encode_daemon(self.world.actor, self.leader.since, states, self._accepted)
-        self._is_told = False
+        at = self.world.clock.now().isoformat(timespec="seconds")
+        value = records.encode_daemon(
+            self.world.actor, self.leader.since, states, self._accepted, at
+        )
+        self._is_told, self._told_at = False, time.monotonic()
         try:
             self.world.eyes.store.write({records.DAEMON: (value, None)}, tenure.lease)
         except FencedOff as error:

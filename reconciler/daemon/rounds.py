@@ -12,6 +12,7 @@ from typing import Any
 from reconciler.daemon.leader import Leader
 from reconciler.daemon.sights import Sights
 from reconciler.engine import status as records
+from reconciler.engine.conditions import Facts, conditions_of
 from reconciler.engine.events import ApplyEvent, StepDone, StepFailed, StepStarted, StepWaits
 from reconciler.engine.leadership import Tenure
 from reconciler.engine.loop import World
@@ -30,6 +31,7 @@ SOON_S = 2.0
 """When a database is looked at again that waits for something outside."""
 
 NOT_OURS = "NotOurs"
+_READY = {"True": 1, "False": 0, "Unknown": -1}
 
 
 @dataclass(slots=True)
@@ -97,6 +99,10 @@ class Rounds:
         """Begin a tenure with the statuses that are in etcd; before that nothing is done in it."""
         self._sights.forget()
         self._statuses, self._begun = statuses, tenure
+
+    def followed(self) -> set[DatabaseKey]:
+        """Return the databases that have a status."""
+        return {key for key, one in self._statuses.copy().items() if one.reason != NOT_OURS}
 
     def hear(self, found: dict[DatabaseKey, tuple[str, int]]) -> list[DatabaseKey]:
         """Take over the open requests of people; ask for the new ones, which are returned."""
@@ -201,13 +207,19 @@ class Rounds:
             before, conclusion, source=source, revision=revision, handled=mark,
             failures=self._queue.failures(key) + 1, now=self._world.clock.now(),
         )  # fmt: skip
+        ready, *others = conditions_of(Facts(key, serving=after.serving, told=after))
+        self._metrics.ready.labels(key.namespace, key.name).set(_READY[ready.status])
         if (after.reason, after.message) != (before.reason, before.message):
             tell = self._log.error if conclusion.again is Again.BACKOFF else self._log.info
+            true = {one.type for one in others}
             tell(
                 conclusion.reason, database=str(key), message=conclusion.message,
-                ready=conclusion.ready, stalled=conclusion.stalled, revision=revision,
+                ready=ready.status, reconciling="Reconciling" in true, stalled="Stalled" in true,
+                revision=revision,
             )  # fmt: skip
         self._statuses[key] = after
+        if after.reason == NOT_OURS:
+            self._metrics.forget(key.namespace, key.name)
         if after != before or version or key in self._unwritten:
             self._write(key, None if after.reason == NOT_OURS else after, version, tenure)
 
@@ -232,8 +244,6 @@ class Rounds:
         self._metrics.reconciles.labels(CONTROLLER, result).inc()
         if is_failed:
             self._metrics.errors.labels(CONTROLLER).inc()
-        ready = {True: 1, False: 0, None: -1}[conclusion.ready]
-        self._metrics.ready.labels(key.namespace, key.name).set(ready)
         self._metrics.stalled.labels(key.namespace, key.name).set(int(conclusion.stalled))
 
     def _again(self, key: DatabaseKey, conclusion: Conclusion) -> None:

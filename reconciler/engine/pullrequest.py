@@ -44,7 +44,7 @@ def propose(base: Loaded, head: Loaded, observed: ObservedState, now: datetime) 
             if (r.database, r.kind, r.subject, r.problem) not in refused
         ),
     )
-    return Proposal(replace(after, plan=plan), len(after.plan.steps) - len(own))
+    return Proposal(replace(after, plan=plan), len(before.plan.steps))
 
 
 def judged(loaded: Loaded, observed: ObservedState, now: datetime) -> Outlook:

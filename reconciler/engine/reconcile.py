@@ -11,10 +11,13 @@ from typing import TYPE_CHECKING, assert_never
 from reconciler.engine import loop, orders
 from reconciler.engine.events import ApplyEvent, StepFailed, Watcher
 from reconciler.engine.orders import Approval
+from reconciler.engine.readiness import of_database
 from reconciler.engine.rollouts import REMEDY, Roll
 from reconciler.model.access import FencedOff
 from reconciler.model.errors import ReconcilerError
 from reconciler.model.names import DatabaseKey
+from reconciler.model.observed import ObservedState
+from reconciler.model.status import Readiness
 from reconciler.plan.approval import Asked, asked
 from reconciler.plan.canary import Phase
 from reconciler.policy.rules import Outcome
@@ -33,6 +36,9 @@ class RoundBroken(ReconcilerError):
     code = "DM205"
 
 
+UP_TO_DATE = "UpToDate"
+
+
 class Again(Enum):
     """When a database is looked at again."""
 
@@ -44,7 +50,7 @@ class Again(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Conclusion:
-    """What a round found: the conditions of ``model.status.Status``, and when to look again."""
+    """What a round found: the fields of ``model.status.Status``, and when to look again."""
 
     ready: bool | None
     reconciling: bool
@@ -56,6 +62,7 @@ class Conclusion:
     approval: str = ""
     applied: bool = False
     error: ReconcilerError | None = None
+    serving: Readiness | None = None
 
 
 @dataclass(slots=True)
@@ -125,7 +132,18 @@ def _look(
         if world.eyes.sight is not None:
             return outlook, None  # what is written rests on a look of its own
         roll.begin(tenure.lease)
-    return outlook, standing or _unapproved(world, outlook, key)
+    standing = standing or _unapproved(world, outlook, key)
+    return outlook, standing and with_serving(standing, outlook.observed, key)
+
+
+def with_serving(
+    conclusion: Conclusion, observed: ObservedState, key: DatabaseKey
+) -> Conclusion:  # fmt: skip
+    """Return a conclusion with what the look says of the shards; sick ones are seen again soon."""
+    database = next((d for d in observed.databases if d.key == key), None)
+    serving = of_database(database) if database else None
+    is_sick = serving is not None and serving.ready != "True" and conclusion.reason == UP_TO_DATE
+    return replace(conclusion, serving=serving, again=Again.SOON if is_sick else conclusion.again)
 
 
 def judge(outlook: Outlook) -> Conclusion | None:
@@ -154,7 +172,7 @@ def judge(outlook: Outlook) -> Conclusion | None:
     if outlook.left:
         text = f"left alone (driftPolicy: report): {'; '.join(outlook.left)}"
         return Conclusion(True, False, False, "Drifted", text, Again.ROUTINE)
-    return Conclusion(True, False, False, "UpToDate", "nothing to do", Again.ROUTINE)
+    return Conclusion(True, False, False, UP_TO_DATE, "nothing to do", Again.ROUTINE)
 
 
 def rolling(outlook: Outlook) -> Conclusion | None:

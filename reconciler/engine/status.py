@@ -14,14 +14,14 @@ from datetime import datetime
 from typing import Any
 
 from reconciler.engine.ports import Store
-from reconciler.engine.reconcile import Again, Conclusion
+from reconciler.engine.reconcile import UP_TO_DATE, Again, Conclusion
 from reconciler.engine.records import ROOT
 from reconciler.engine.sources import SourceState
 from reconciler.model.access import Lease, Versioned
 from reconciler.model.errors import ReconcilerError
 from reconciler.model.names import DatabaseKey, DatabaseName, Namespace
 from reconciler.model.records import BROKEN, dump_record, unreadable
-from reconciler.model.status import Status
+from reconciler.model.status import Readiness, Status
 
 STATUS = ROOT + "status/"
 DAEMON = ROOT + "daemon"
@@ -80,6 +80,7 @@ def concluded(
         approval=conclusion.approval,
         handled=handled or before.handled,
         failures=failures if conclusion.again is Again.BACKOFF else 0,
+        serving=conclusion.serving or before.serving,
     )
     same = _conditions(before) == _conditions(after)
     since = before.since if same else now.isoformat(timespec="seconds")
@@ -87,11 +88,12 @@ def concluded(
 
 
 def _is_applied(conclusion: Conclusion) -> bool:
-    return conclusion.applied or conclusion.reason == "UpToDate"
+    return conclusion.applied or conclusion.reason == UP_TO_DATE
 
 
 def _conditions(status: Status) -> tuple[object, ...]:
-    return status.ready, status.reconciling, status.stalled, status.reason
+    serves = status.serving.ready if status.serving else ""
+    return status.ready, status.reconciling, status.stalled, status.reason, serves
 
 
 def encode_status(status: Status) -> bytes:
@@ -111,6 +113,7 @@ def encode_status(status: Status) -> bytes:
             "approval": status.approval,
             "lastHandledReconcileAt": status.handled,
             "failures": status.failures,
+            "serving": status.serving and [status.serving.ready, status.serving.reason],
         }
     )
 
@@ -145,15 +148,17 @@ def _status(database: DatabaseKey, data: dict[str, Any]) -> Status:
         approval=str(data.get("approval", "")),
         handled=str(data["lastHandledReconcileAt"]),
         failures=int(data["failures"]),
+        serving=Readiness(*map(str, data["serving"])) if data.get("serving") else None,
     )
 
 
 def encode_daemon(
-    actor: str, since: str, states: tuple[SourceState, ...], accepted: Mapping[str, str]
+    actor: str, since: str, states: tuple[SourceState, ...], accepted: Mapping[str, str], at: str
 ) -> bytes:
     """Return the daemon's own record: who it is, what its sources say, and what was in force.
 
-    ``accepted`` is the revision that was in force last, by the source's name.
+    ``since`` is when it began to lead, ``at`` when it says so. ``accepted`` is the revision that
+    was in force last, by the source's name.
     """
     sources = [
         {
@@ -167,7 +172,7 @@ def encode_daemon(
         }
         for state in states
     ]
-    return dump_record({"actor": actor, "since": since, "sources": sources})
+    return dump_record({"actor": actor, "since": since, "at": at, "sources": sources})
 
 
 def read_accepted(found: Mapping[str, Versioned]) -> dict[str, str]:

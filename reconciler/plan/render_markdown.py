@@ -47,6 +47,7 @@ def render_markdown(report: PlanReport) -> str:
 def _blocks(report: PlanReport) -> Iterator[str]:
     yield f"{MARKER}\n### {_plain(verdict(report))}\n"
     facts = [revision_line(report), observed(report), policies_line(report), timing(report)]
+    facts += report.asides
     yield "  \n".join(_plain(fact) for fact in facts if fact) + "\n"
     for text in unseen_lines(report.unseen):
         yield f"> {_plain(text)}\n"

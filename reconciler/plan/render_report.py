@@ -56,6 +56,8 @@ class PlanReport:
     ``locate`` turns a place into ``file:line`` for people; only what is shown is looked up.
     ``last_applied`` is a short revision, "" when nothing was applied yet. ``answered`` counts per
     system (answered, asked). ``parallel`` is how many steps run at once, for the total time.
+    ``base``: what a proposal is held against, "" for a plan of all. ``asides``: what else is to be
+    known, where nothing is told beside it.
     """
 
     plan: Plan
@@ -69,6 +71,8 @@ class PlanReport:
     rules_passed: int = 0
     saved_as: str = ""
     parallel: int = PARALLEL_DEFAULT
+    base: str = ""
+    asides: tuple[str, ...] = ()
     _by_key: dict[DatabaseKey, ShownDatabase] = field(
         init=False, repr=False, compare=False, default_factory=dict
     )

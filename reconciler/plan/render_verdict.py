@@ -60,6 +60,9 @@ def _at_rest(report: PlanReport) -> str:
         names = listed(str(key) for key in sorted(suspended))
         return f"nothing to do: {plan.revision.short} is what runs, but for {names}: suspended."
     rest = f"; {counted(len(plan.standstills), 'thing')} left alone" if plan.standstills else ""
+    if report.base:
+        text = f"{plan.revision.short} asks for nothing that {report.base} does not"
+        return f"nothing to do: {text}{rest}."
     return f"nothing to do: {plan.revision.short} is what runs{rest}."
 
 

@@ -189,26 +189,31 @@ def test_a_configured_repository_is_read_at_the_branch_it_names(call: Caller) ->
     assert branch != tag
 
 
-def test_what_a_configuration_sets_is_shown_with_its_origin_and_what_has_no_effect(
-    call: Caller,
-) -> None:
-    more = '  interval: 10s\n  etcd: {endpoints: ["https://etcd:2379"]}\n  platform: local\n'
-    more += "  movesMax: 3\n"
+def test_what_a_configuration_sets_is_shown_with_its_origin(call: Caller) -> None:
+    more = "  interval: 10s\n  platform: local\n  movesMax: 3\n"
     source = "git: {url: https://git.example.org/x.git, branch: main, webhook: true, interval: 9s}"
     path = _configured(call, source, more=more)
     shown = call("--config", str(path), "config", "show", "-o", "json").json
     origin = f"file {path}"
     assert shown["interval"] == {"value": "10s", "origin": origin}
     assert shown["moves_parallel"] == {"value": 3, "origin": origin}
-    assert shown["etcd"] == {"value": ["https://etcd:2379"], "origin": origin}
     assert shown["platform"] == {"value": "local", "origin": origin}
     assert shown["sources"]["value"] == ["https://git.example.org/x.git@main"]
-    assert [one["name"] for one in shown["withoutEffect"]] == ["etcd"]
-    told = call("--config", str(path), "config", "show")
-    assert "without effect: etcd: the local platform runs its own" in told.err
     plain = call("config", "show", "-o", "json").json
     assert plain["interval"] == {"value": "30s", "origin": "default"}
-    assert plain["withoutEffect"] == []
+
+
+@pytest.mark.parametrize("words", [["config", "show"], ["run"], ["plan"], ["status"]])
+def test_another_etcd_than_the_local_platforms_own_is_refused(
+    call: Caller, words: list[str]
+) -> None:
+    call.write_specs()
+    more = '  etcd: {endpoints: ["https://etcd:2379"]}\n'
+    path = _configured(call, "folder: {path: ../specs}", more=more)
+    ended = call("--config", str(path), *words)
+    assert ended.code == 1
+    assert ended.told().startswith(f"CL203 {path}")
+    assert "leave spec.etcd out" in ended.err
 
 
 def test_a_source_whose_commits_are_not_signed_is_not_believed(call: Caller) -> None:

@@ -12,17 +12,13 @@ import pytest
 from reconciler.cli.applied import Tally
 from reconciler.cli.apply import sum_of
 from reconciler.cli.columns import columns_for
-from reconciler.cli.conditions import conditions_of
 from reconciler.cli.confirm import NotConfirmed, confirm
 from reconciler.cli.errors import tell_error
 from reconciler.cli.get import Kind, kind_and_name
-from reconciler.cli.looking import NotFound, last_failures, named, noted
+from reconciler.cli.looking import NotFound, named
 from reconciler.cli.objects import Object, histogram, move_object, shard_object
 from reconciler.cli.progress import Failures, Lines
-from reconciler.cli.readiness import not_serving, of_database, of_shard
 from reconciler.cli.table import table
-from reconciler.diff.changes import Refusal
-from reconciler.diff.refusals import SchemaFileChanged
 from reconciler.engine.events import (
     ApplyEnded,
     ApplyStarted,
@@ -31,9 +27,9 @@ from reconciler.engine.events import (
     StepStarted,
     StepWaits,
 )
-from reconciler.engine.journal import Operation, Operations, StepRecord
 from reconciler.engine.logbook import Copying, Line, Logbook
 from reconciler.engine.problems import PlanFileBroken, StoppedByUser
+from reconciler.engine.readiness import not_serving, of_database, of_shard
 from reconciler.engine.saved import decode_saved
 from reconciler.engine.wishes import KnownMove
 from reconciler.model.errors import Position
@@ -135,43 +131,6 @@ def test_a_database_is_as_ready_as_its_worst_shard_and_says_which() -> None:
 def test_a_database_without_a_map_is_not_ready() -> None:
     database = ObservedDatabase(SHOP, None, None, (shard(WELL),))
     assert of_database(database).reason == "no routing map yet"
-
-
-WAITING = StepRecord(
-    "shop-s0/move/40-80/shop-s2", "move 40-80 from s0 to s2", "MoveKeyRange", "begun", "",
-    waits="catching up, 31 MB behind", waits_since="2026-01-01T10:00:03.000+00:00",
-)  # fmt: skip
-
-
-def conditions(operation: Operation, *refusals: Refusal, gone: bool = False) -> list[str]:
-    """Return type, reason and message of each condition of shop, besides Ready."""
-    database = ObservedDatabase(SHOP, None, None, (shard(WELL),))
-    ready, *rest = conditions_of(database, [operation], refusals, lambda _: gone)
-    assert (ready.type, ready.status, ready.reason) == ("Ready", "False", "NotServing")
-    return [f"{one.type} {one.reason}: {one.message}" for one in rest]
-
-
-def test_an_apply_under_way_is_reconciling_and_says_what_it_waits_for() -> None:
-    running = dataclasses.replace(applied("op-1", "running"), planned=3, steps=(WAITING,))
-    assert conditions(running) == [
-        "Reconciling Applying: op-1, 0 of 3 steps done; move 40-80 from s0 to s2: "
-        "catching up, 31 MB behind, since 10:00:03Z"
-    ]
-    bounded = dataclasses.replace(WAITING, waits_until="2026-01-01T10:03:03.000+00:00")
-    (told,) = conditions(dataclasses.replace(running, steps=(bounded,)))
-    assert told.endswith("since 10:00:03Z, until 10:03:03Z at most")
-
-
-def test_what_does_not_go_on_by_itself_is_stalled_and_says_why() -> None:
-    failed = applied("op-1", "failed", ("shop-s0/startshard", "LP104 home: busy"))
-    assert conditions(failed) == ["Stalled ApplyFailed: op-1 failed: LP104 home: busy"]
-    (killed,) = conditions(applied("op-1", "running"), gone=True)
-    assert killed.startswith("Stalled CutOff: op-1 was killed before its end")
-    assert conditions(applied("op-1", "done")) == []
-    refusal = Refusal(SHOP, SchemaFileChanged, "shard s0", "has applied it", "put it back")
-    assert conditions(applied("op-1", "done"), refusal, refusal) == [
-        "Stalled Refused: PL104 shard s0: has applied it (and 1 more)"
-    ]
 
 
 def test_a_name_without_a_kind_is_a_database() -> None:
@@ -329,28 +288,3 @@ def test_a_file_that_is_no_plan_is_told_in_our_words() -> None:
     with pytest.raises(PlanFileBroken) as told:
         decode_saved(b"apiVersion: x", "x.plan")
     assert "Expecting" not in told.value.problem
-
-
-def applied(id_: str, result: str, *failed: tuple[str, str]) -> Operation:
-    steps = tuple(StepRecord(i, "", "", "failed", "", 0.0, error) for i, error in failed)
-    return Operation(id_, "s", "r", (SHOP, SHOP_EU), "p", "a", id_, result, steps=steps)
-
-
-SHOP_EU = DatabaseKey(Namespace("default"), DatabaseName("shop-eu"))
-
-
-def test_a_database_says_with_which_error_its_last_apply_failed() -> None:
-    bad = applied("1", "failed", ("shop-eu-s0/startshard", "LP104 home: busy"))
-    assert last_failures(Operations((bad,))) == {SHOP_EU: "LP104"}
-    assert last_failures(Operations((bad, applied("2", "done")))) == {}
-    item = {"reconciling": False, "ready": "True", "reason": "restart pending: x"}
-    told = noted(item, "LP104", suspended="")
-    assert (told["ready"], told["reason"]) == (
-        "True", "last apply failed: LP104; restart pending: x"
-    )  # fmt: skip
-
-
-def test_a_suspended_database_is_neither_ready_nor_not() -> None:
-    item = {"reconciling": False, "ready": "False", "reason": "s0: no member runs"}
-    told = noted(item, "LP104", suspended="suspended by its spec")
-    assert (told["ready"], told["reason"]) == ("Suspended", "suspended by its spec: left alone")

@@ -73,7 +73,10 @@ def test_a_proposal_that_changes_nothing_says_so(clone: Clone) -> None:
     clone.commit("words")
     ended = clone.plan("--detailed-exitcode")
     assert ended.code == 0, ended.told()
-    assert "nothing to do" in ended.out
+    assert "asks for nothing that main does not" in ended.out
+    comment = clone.plan("-o", "markdown").out
+    assert "10 steps are outstanding without this proposal" in comment
+    assert "as observed at 2026" in comment
 
 
 @pytest.mark.parametrize("form", ["github", "sarif", "gitlab", "junit"])

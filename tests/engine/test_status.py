@@ -70,7 +70,7 @@ def test_a_status_is_read_back_and_a_broken_one_is_left_out() -> None:
 
 def test_what_was_in_force_is_read_back_and_a_broken_record_is_not_taken_for_nothing() -> None:
     states = (SourceState("a"), SourceState("b"))
-    record = encode_daemon("me", "now", states, {"a": "main@sha1:1"})
+    record = encode_daemon("me", "now", states, {"a": "main@sha1:1"}, "then")
     assert read_accepted({DAEMON: Versioned(record, 1)}) == {"a": "main@sha1:1"}
     assert read_accepted({}) == {}
     before = b'{"sources": [{"name": "a", "revision": "main@sha1:2"}]}'

@@ -1,8 +1,6 @@
-"""Ready or not, and why: what ``get`` and ``describe`` say of shards and databases. Pure."""
+"""Whether shards and databases serve, and why not, from what was seen. Pure."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 from reconciler.model.observed import (
     ObservedDatabase,
@@ -12,17 +10,7 @@ from reconciler.model.observed import (
     PatroniView,
     Unseen,
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Readiness:
-    """``ready`` is True, False, or Unknown when something did not answer; ``reason`` says why.
-
-    ``restart`` names parameters that wait for a restart; a shard serves with them pending.
-    """
-
-    ready: str
-    reason: str = ""
+from reconciler.model.status import Readiness
 
 
 def of_shard(shard: ObservedShard, etcd: Unseen | None = None) -> Readiness:
