@@ -21,7 +21,14 @@ from reconciler.router.routes import Anywhere, CompiledMap, Destination, Everywh
 from reconciler.router.scatter import Scatter
 from reconciler.router.statements import Kind, Statement
 from reconciler.router.units import (
-    Part, Unit, destination_of, goes_along, parts_of, readings_of, statements_of, with_parses,
+    Part,
+    Unit,
+    destination_of,
+    goes_along,
+    parts_of,
+    readings_of,
+    statements_of,
+    with_parses,
 )  # fmt: skip
 from reconciler.router.wire import Refusal
 
