@@ -60,6 +60,7 @@ from reconciler.model.moves import (
     MoveView,
     NumberBlock,
     Obstacle,
+    SchemaObject,
     Side,
 )
 from reconciler.model.names import Epoch, FencingToken
@@ -91,6 +92,10 @@ class LogicalMover:
         if target is None:
             return replication_preflight.preflight_source(ends)
         return replication_preflight.preflight(ends)
+
+    def schema_objects(self, move: Move, source: Seat) -> tuple[SchemaObject, ...]:
+        """Return what the source has beside tables that schema files make by its name."""
+        return replication_preflight.objects_at_source(self._ends(move, source, source, _NOBODY))
 
     def number_blocks(
         self, move: Move, source: Seat, target: Seat | None

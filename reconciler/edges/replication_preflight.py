@@ -22,10 +22,11 @@ from reconciler.edges.replication_numbers import (
     read_numbers,
     shared,
 )
+from reconciler.edges.replication_schema import made_objects, obstacles
 from reconciler.edges.replication_streams import has_identity
 from reconciler.edges.replication_tables import MovedTable, known_tables, new_reference
 from reconciler.model.desired import CopyDriver
-from reconciler.model.moves import Obstacle
+from reconciler.model.moves import Obstacle, SchemaObject
 
 MIB = 1024 * 1024
 _LOOK = (files(__package__) / "sql" / "move_preflight.sql").read_text()
@@ -47,6 +48,12 @@ def preflight_source(ends: Ends) -> tuple[Obstacle, ...]:
     return tuple(dict.fromkeys((*_shard(ends.source, seen), *_source_only(ends, seen), *more)))
 
 
+def objects_at_source(ends: Ends) -> tuple[SchemaObject, ...]:
+    """Return what the source has beside tables. Changes nothing."""
+    with open_session(ends.source) as here:
+        return made_objects(here)
+
+
 def preflight(ends: Ends) -> tuple[Obstacle, ...]:
     """Return all that is in the way of a move, source first. Changes nothing."""
     with (
@@ -63,6 +70,7 @@ def preflight(ends: Ends) -> tuple[Obstacle, ...]:
             *_pair(source, target),
             *_room(ends, source),
             *_columns(ends, mine, theirs),
+            *obstacles(here, there, ends.move, sorted(mine.keys() & theirs.keys())),
             *_native(ends, here, source),
             *_numbers(read_numbers(here), read_numbers(there)),
         ]

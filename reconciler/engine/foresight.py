@@ -24,6 +24,7 @@ from reconciler.model.routing import RoutingMap
 from reconciler.plan.moves import begin_move
 from reconciler.plan.planner import make_plan
 from reconciler.plan.steps_database import move_action
+from reconciler.spec.objects import unmade_objects
 
 
 def observe_and_diff(
@@ -85,11 +86,20 @@ def _preflight(
         whole = all(_has_schema(there, scope, database) for scope in where[:2])
         target = _seat(eyes, there, change.target_scope) if whole else None
         obstacles = mover.preflight(move, source, target)
+        if _is_new(there, change.target_scope):
+            made = mover.schema_objects(move, source)
+            obstacles += unmade_objects(database.schema, made, change.source, change.target)
         blocks = () if obstacles else mover.number_blocks(move, source, target)
         return Preflight(*where, obstacles, blocks)
     except ReconcilerError as error:
         unseen = Unseen("postgres", error.subject, f"{error.code} {error.problem}")
         return Preflight(*where, unseen)
+
+
+def _is_new(there: ObservedDatabase, scope: ScopeKey) -> bool:
+    """Whether a shard has nothing yet but what its schema files will make."""
+    shard = there.shard(scope)
+    return shard is None or (isinstance(shard.catalog, Catalog) and not shard.catalog.history)
 
 
 def _has_schema(there: ObservedDatabase, scope: ScopeKey, database: Database) -> bool:

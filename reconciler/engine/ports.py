@@ -22,6 +22,7 @@ from reconciler.model.moves import (
     MoveView,
     NumberBlock,
     Obstacle,
+    SchemaObject,
     Side,
 )
 from reconciler.model.names import Epoch, FencingToken, MemberName, ScopeKey
@@ -254,6 +255,10 @@ class Mover(Protocol):
 
     def preflight(self, move: Move, source: Seat, target: Seat | None) -> tuple[Obstacle, ...]:
         """Return what stands in the way; without a target, of what the source alone tells."""
+        ...
+
+    def schema_objects(self, move: Move, source: Seat) -> tuple[SchemaObject, ...]:
+        """Return what the source has beside tables that schema files make by its name."""
         ...
 
     def number_blocks(

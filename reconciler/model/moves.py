@@ -236,6 +236,17 @@ class Obstacle:
 
 
 @dataclass(frozen=True, slots=True)
+class SchemaObject:
+    """What a shard has beside its tables: ``view public.rich``, ``function public.f(bigint)``."""
+
+    kind: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name}"
+
+
+@dataclass(frozen=True, slots=True)
 class NumberBlock:
     """What each side of a move will give out of a sequence: its next value and its last one."""
 

@@ -355,12 +355,37 @@ def test_a_move_that_the_spec_no_longer_wants_is_aborted(shop: Scene) -> None:
 def test_what_would_make_a_move_fail_is_in_the_plan_before_anything_is_started(shop: Scene) -> None:
     with open_session(server(seat_of(shop, "mv-s0"), PostgresTimeouts())) as session:
         session.execute("ALTER TABLE public.orders SET UNLOGGED")
+        session.execute("CREATE VIEW public.by_hand AS SELECT 1 AS one")
     retile(shop, *SPLIT)
 
     refused = shop.look().plan.refusals
 
     assert [(r.kind.code, r.problem) for r in refused] == [
-        ("PL116", "public.orders: it is unlogged, so it is not replicated")
+        ("PL116", "public.orders: it is unlogged, so it is not replicated"),
+        (
+            "PL116",
+            "view public.by_hand is at s0, and no schema file makes it, so s2 would not have it",
+        ),
     ]
     assert refused[0].remedy == "ALTER TABLE … SET LOGGED"
     assert {shard.key.scope for shard in shop.seen("mv").shards} == {"mv-s0", "mv-s1"}
+
+
+def test_a_merge_of_shards_that_differ_is_refused_in_the_plan(shop: Scene) -> None:
+    with open_session(server(seat_of(shop, "mv-s1"), PostgresTimeouts())) as session:
+        session.execute("CREATE VIEW public.by_hand AS SELECT 1 AS one")
+        session.execute("COMMENT ON TABLE public.orders IS 'by hand'")
+    retile(shop, '{name: s0, keys: ["-"]}')
+
+    assert [(r.kind.code, r.problem, r.remedy) for r in shop.look().plan.refusals] == [
+        (
+            "PL116",
+            "comment on table public.orders is only at s1",
+            "bring it to both shards by a schema file, or drop it",
+        ),
+        (
+            "PL116",
+            "view public.by_hand is only at s1",
+            "bring it to both shards by a schema file, or drop it",
+        ),
+    ]

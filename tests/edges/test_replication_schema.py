@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-import psycopg
 import pytest
 
 from reconciler.edges.postgres_session import LockNotObtained, PostgresTimeouts
 from reconciler.edges.replication import LogicalMover
 from reconciler.edges.replication_matviews import ViewNotRefreshed
-from reconciler.edges.replication_schema import Schema, differences, read_schema
 from reconciler.model.access import FencedOff
 from reconciler.model.moves import Side, Wish
 from reconciler.model.names import FencingToken
 from reconciler.model.platform import TlsFiles
 from reconciler.workflow import reshard_acts as acts
-from reconciler.workflow.phase import Wait
-from reconciler.workflow.reshard import decide
 from tests.edges.replication_world import (
     Ledger,
     MoveWorld,
@@ -98,7 +92,7 @@ def world(pair: Pair) -> MoveWorld:
     return full_world(pair)
 
 
-def _brings(pair: Pair, extension: str) -> bool:
+def brings(pair: Pair, extension: str) -> bool:
     """Tell whether this build has it: the wheels have none that an owner may create but plpgsql."""
     query = "SELECT FROM pg_available_extensions WHERE name = %s"
     with new_shard(pair.source).connect_to_maintenance() as connection:
@@ -108,7 +102,7 @@ def _brings(pair: Pair, extension: str) -> bool:
 def full_world(
     pair: Pair, keys: str = "80-", source_keys: str = "-", target_keys: str = "none"
 ) -> MoveWorld:
-    schema = EVERYTHING if _brings(pair, "citext") else WITHOUT_CITEXT
+    schema = EVERYTHING if brings(pair, "citext") else WITHOUT_CITEXT
     world = make_world(pair, schema, keys=keys, source_keys=source_keys, target_keys=target_keys)
     load_accounts(world, 200)
     for shard in (world.source, world.target):
@@ -262,141 +256,3 @@ def test_a_superseded_applier_refreshes_nothing(world: MoveWorld) -> None:
     with pytest.raises(FencedOff):
         world.mover.refresh_views(world.move, *world.seats, FencingToken(TOKEN - 1))
     assert shown(world.target) == (set(), 0, 0)
-
-
-# The comparison before the cut -------------------------------------------------------------------
-
-ONE_SIDED = {
-    "CREATE VIEW spare AS SELECT 1": "view public.spare is only at {}",
-    "CREATE OR REPLACE VIEW rich AS SELECT id, balance FROM accounts WHERE balance > 1": (
-        "view public.rich is not the same at s0 and s1"
-    ),
-    "ALTER VIEW rich SET (security_barrier)": "view public.rich is not the same at s0 and s1",
-    "CREATE INDEX known_too ON known (id)": (
-        "materialized view public.known is not the same at s0 and s1"
-    ),
-    "DROP MATERIALIZED VIEW never": "materialized view public.never is only at {other}",
-    "CREATE OR REPLACE FUNCTION larger(bigint, bigint) RETURNS bigint LANGUAGE sql IMMUTABLE AS"
-    " 'SELECT $1'": "function public.larger(bigint,bigint) is not the same at s0 and s1",
-    "CREATE PROCEDURE tidy() LANGUAGE sql AS 'SELECT 1'": "procedure public.tidy() is only at {}",
-    "DROP AGGREGATE largest(bigint)": "aggregate public.largest(bigint) is only at {other}",
-    "ALTER TYPE mood ADD VALUE 'odd'": "type public.mood is not the same at s0 and s1",
-    "ALTER DOMAIN amount ADD CHECK (value < 999999999)": (
-        "type public.amount is not the same at s0 and s1"
-    ),
-    "CREATE POLICY nobody ON entries USING (false)": (
-        "policy nobody on public.entries is only at {}"
-    ),
-    "ALTER POLICY everyone ON accounts USING (id > 1)": (
-        "policy everyone on public.accounts is not the same at s0 and s1"
-    ),
-    "ALTER TABLE entries ENABLE ROW LEVEL SECURITY": "row security of public.entries is only at {}",
-    "ALTER TABLE accounts DISABLE ROW LEVEL SECURITY": (
-        "row security of public.accounts is only at {other}"
-    ),
-    "ALTER TABLE accounts FORCE ROW LEVEL SECURITY": (
-        "row security of the owner of public.accounts is only at {}"
-    ),
-    "GRANT SELECT ON accounts TO PUBLIC": "grant SELECT on public.accounts to PUBLIC is only at {}",
-    "REVOKE SELECT ON rich FROM PUBLIC": "grant SELECT on public.rich to PUBLIC is only at {other}",
-    "GRANT USAGE ON SEQUENCE tickets TO PUBLIC": (
-        "grant USAGE on public.tickets to PUBLIC is only at {}"
-    ),
-    "REVOKE UPDATE (note) ON accounts FROM PUBLIC": (
-        "grant UPDATE on public.accounts.note to PUBLIC is only at {other}"
-    ),
-    "REVOKE EXECUTE ON FUNCTION stamp() FROM PUBLIC": (
-        "grant EXECUTE on public.stamp() to PUBLIC is only at {other}"
-    ),
-    "COMMENT ON TABLE accounts IS 'whose'": (
-        "comment on table public.accounts is not the same at s0 and s1"
-    ),
-    "COMMENT ON COLUMN accounts.note IS NULL": (
-        "comment on table column public.accounts.note is only at {other}"
-    ),
-    "COMMENT ON CONSTRAINT accounts_pkey ON accounts IS 'one'": (
-        "comment on table constraint accounts_pkey on public.accounts is only at {}"
-    ),
-    "COMMENT ON FUNCTION stamp() IS 'loud'": "comment on function public.stamp() is only at {}",
-    "ALTER TABLE entries DISABLE TRIGGER stamped": (
-        "trigger stamped on public.entries is only at {}"
-    ),
-    "CREATE RULE quiet AS ON DELETE TO rich DO INSTEAD NOTHING": (
-        "rule quiet on public.rich is only at {}"
-    ),
-}
-
-
-def read_both(world: MoveWorld, changed: psycopg.Connection[Any], side: Side) -> list[str]:
-    """Compare as the move's look does, with one side seen in a transaction that is not over."""
-    tables = [table.name for table in world.move.tables]
-    other = world.target if side is Side.SOURCE else world.source
-    with other.connect() as still:
-        for connection in (changed, still):
-            connection.execute("SET search_path = pg_catalog")
-        here, there = read_schema(changed, tables), read_schema(still, tables)
-    pair = (here, there) if side is Side.SOURCE else (there, here)
-    return differences(*pair, ("s0", "s1"))
-
-
-@pytest.mark.parametrize("side", Side)
-def test_what_only_one_side_has_is_an_obstacle_to_the_cut(world: MoveWorld, side: Side) -> None:
-    shard, name, other = world.source, "s0", "s1"
-    if side is Side.TARGET:
-        shard, name, other = world.target, "s1", "s0"
-    world.go(until=lambda act: isinstance(act, acts.Cut))
-    assert world.view().obstacles == ()
-
-    for statement, said in ONE_SIDED.items():
-        with shard.connect() as changed:
-            changed.execute("BEGIN")
-            changed.execute(statement)
-            found = read_both(world, changed, side)
-            assert found == [said.format(name, other=other)], statement
-            changed.rollback()
-
-
-def test_a_cut_waits_for_a_difference_and_goes_on_without_it(world: MoveWorld) -> None:
-    world.go(until=lambda act: isinstance(act, acts.Cut))
-    run(world.source, "GRANT DELETE ON entries TO PUBLIC")
-
-    decision = decide(world.move, world.view(), datetime.now(UTC))
-    assert decision == Wait("no cut while: grant DELETE on public.entries to PUBLIC is only at s0")
-
-    run(world.target, "GRANT DELETE ON entries TO PUBLIC")
-    world.go()
-    assert world.done.count("Cut") == 1
-
-
-def test_a_rollback_waits_for_a_difference_too(world: MoveWorld) -> None:
-    world.go()
-    run(world.target, "CREATE VIEW spare AS SELECT 1")
-    assert world.view().obstacles == (), "until it matters"
-
-    world.wish(Wish.ROLLBACK)
-
-    assert world.view().obstacles == ("view public.spare is only at s1",)
-
-
-def test_many_differences_are_counted(world: MoveWorld) -> None:
-    world.go(until=lambda act: isinstance(act, acts.Cut))
-    run(
-        world.source,
-        *(f"CREATE FUNCTION f{i}() RETURNS int LANGUAGE sql AS 'SELECT 1'" for i in range(5)),
-    )
-
-    found = world.view().obstacles
-
-    assert found[:3] == tuple(f"function public.f{i}() is only at s0" for i in range(3))
-    assert found[3:] == ("2 more differences of their schemas",)
-
-
-def test_between_major_versions_definitions_are_not_compared() -> None:
-    view, comment = ("view", "public.v"), ("comment", "on table public.t")
-    old = Schema(15, {view: ("a", ""), comment: ("a", "")})
-    new = Schema(16, {view: ("b", ""), comment: ("a", "")})
-    assert differences(old, new, ("s0", "s1")) == []
-    assert differences(old, Schema(16, {comment: ("b", "")}), ("s0", "s1")) == [
-        "comment on table public.t is not the same at s0 and s1",
-        "view public.v is only at s0",
-    ]

@@ -29,11 +29,8 @@ WITH ours AS (
   SELECT t.* FROM pg_type t JOIN ours n ON n.oid = t.typnamespace
    WHERE t.typtype IN ('e', 'd')
      AND t.oid NOT IN (SELECT objid FROM members WHERE classid = 'pg_type'::regclass)
-), granted AS (
-  -- Who granted does not matter. MAINTAIN is PostgreSQL 17's, which a move may come from or go to.
-  SELECT a.privilege_type || ' on ' || g.name || ' to '
-         || CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE a.grantee::regrole::text END AS name,
-         bool_or(a.is_grantable) AS grantable, g.owner
+), acls AS (
+  SELECT g.name, g.owner, a.*
     FROM (
       SELECT r.oid::regclass::text, r.oid::regclass::text,
              coalesce(r.relacl, acldefault(CASE r.relkind WHEN 'S' THEN 's' ELSE 'r' END::"char", r.relowner))
@@ -47,7 +44,32 @@ WITH ours AS (
         FROM ours
     ) AS g(name, owner, acl), aclexplode(g.acl) a
    -- CREATE on a schema is for who applies schema files; on public it came with PostgreSQL 14.
-   WHERE a.privilege_type NOT IN ('MAINTAIN', 'CREATE') GROUP BY 1, 3
+   -- MAINTAIN is PostgreSQL 17's, which a move may come from or go to.
+   WHERE a.privilege_type NOT IN ('MAINTAIN', 'CREATE')
+), granted AS (
+  -- Who granted does not matter.
+  SELECT privilege_type || ' on ' || name || ' to '
+         || CASE grantee WHEN 0 THEN 'PUBLIC' ELSE grantee::regrole::text END AS name,
+         bool_or(is_grantable) AS grantable, owner
+    FROM acls GROUP BY 1, 3
+), owned(name, role) AS (
+  SELECT oid::regclass::text, relowner FROM relations
+  UNION ALL SELECT name, proowner FROM routines
+  UNION ALL SELECT oid::regtype::text, typowner FROM types
+), used(role) AS (
+  -- Superusers need no grant, and may be called otherwise at each shard.
+  SELECT r.oid FROM pg_roles r
+   WHERE r.oid >= 16384 AND NOT r.rolsuper
+     AND (r.oid IN (SELECT role FROM owned) OR r.oid IN (SELECT grantee FROM acls)
+          OR r.oid IN (SELECT unnest(polroles) FROM pg_policy
+                        WHERE polrelid IN (SELECT oid FROM relations)))
+), memberships AS (
+  WITH RECURSIVE reach(role) AS (
+    SELECT role FROM used UNION SELECT m.member FROM reach JOIN pg_auth_members m ON m.roleid = reach.role
+  )
+  SELECT member::regrole || ' in ' || roleid::regrole AS name, bool_or(admin_option) AS admin
+    FROM pg_auth_members
+   WHERE roleid IN (SELECT role FROM reach) OR member IN (SELECT role FROM used) GROUP BY 1
 ), described AS MATERIALIZED (
   SELECT d.* FROM pg_description d
    WHERE d.objoid >= 16384 AND CASE d.classoid
@@ -72,8 +94,7 @@ WITH ours AS (
     FROM relations r WHERE relkind IN ('v', 'm')
   UNION ALL
   SELECT CASE p.prokind WHEN 'p' THEN 'procedure' WHEN 'a' THEN 'aggregate' ELSE 'function' END, p.name,
-         concat_ws(E'\n', CASE WHEN p.prosecdef THEN p.proowner::regrole END,
-                   CASE WHEN p.prokind <> 'a' THEN pg_get_functiondef(p.oid) ELSE
+         concat_ws(E'\n', CASE WHEN p.prokind <> 'a' THEN pg_get_functiondef(p.oid) ELSE
                      (SELECT to_jsonb(a) - 'aggfnoid' || to_jsonb(p.prorettype::regtype::text)
                         FROM pg_aggregate a WHERE a.aggfnoid = p.oid)::text END), ''
     FROM routines p
@@ -110,6 +131,14 @@ WITH ours AS (
   SELECT 'rule', quote_ident(w.rulename) || ' on ' || r.oid::regclass,
          w.ev_enabled::text || pg_get_ruledef(w.oid), r.oid::regclass::text
     FROM pg_rewrite w JOIN relations r ON r.oid = w.ev_class WHERE w.rulename <> '_RETURN'
+  UNION ALL
+  SELECT 'extension', quote_ident(extname), extversion, '' FROM pg_extension WHERE extname <> 'plpgsql'
+  UNION ALL
+  SELECT 'ownership', 'of ' || o.name, CASE WHEN r.rolsuper THEN '' ELSE r.rolname END, o.name
+    FROM owned o JOIN pg_roles r ON r.oid = o.role
+  UNION ALL
+  SELECT 'membership', 'of ' || name, CASE WHEN admin THEN 'with admin option' ELSE '' END, ''
+    FROM memberships
   UNION ALL
   SELECT 'grant', name, CASE WHEN grantable THEN 'with grant option' ELSE '' END, owner FROM granted
   UNION ALL
