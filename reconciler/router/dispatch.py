@@ -26,7 +26,6 @@ from reconciler.router.units import (
     destination_of,
     goes_along,
     parts_of,
-    readings_of,
     statements_of,
     with_parses,
 )  # fmt: skip
@@ -119,7 +118,7 @@ class Dispatcher:
     def where(self, routing: CompiledMap, exchange: Exchange) -> Destination:
         """Return where a unit goes. Raises Refusal."""
         if self.pinned is not None:
-            if all(goes_along(reading) for reading in readings_of(exchange)):
+            if goes_along(exchange):
                 return Anywhere()
         elif self.state.status == b"E" and (exchange.unit is None or exchange.unit.executes):
             raise Refusal("25P02", "current transaction is aborted, commands ignored until its end")
@@ -310,8 +309,7 @@ class Dispatcher:
 
     async def _hold(self, backend: Backend, exchange: Exchange) -> None:
         """Hold the client back until its keys have a shard again, then send its unit once more."""
-        if exchange.quick:
-            self.recall(exchange)
+        self.recall(exchange)
         if backend.status != b"I":
             backend.owner = None
             await run(backend, "ROLLBACK")

@@ -131,7 +131,9 @@ class Quick:
         return True
 
     def _recall(self, exchange: Exchange) -> None:
-        """Find out what an exchange asks, now that it has to go another way."""
+        """Find out what an exchange asks, now that it has to go the long way."""
+        if not exchange.quick:
+            return
         exchange.quick = False
         data = exchange.data
         if data[0] == _QUERY:

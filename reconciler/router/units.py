@@ -165,7 +165,7 @@ def decoded(text: bytes) -> str:
         ) from None
 
 
-def readings_of(exchange: Exchange) -> tuple[Reading, ...]:
+def _readings_of(exchange: Exchange) -> tuple[Reading, ...]:
     """Return the texts of a unit that has gone the long way."""
     if exchange.unit is not None:
         return exchange.unit.readings()
@@ -174,13 +174,15 @@ def readings_of(exchange: Exchange) -> tuple[Reading, ...]:
 
 def statements_of(exchange: Exchange) -> tuple[Statement, ...]:
     """Return the statements of them."""
-    return tuple(s for reading in readings_of(exchange) for s in reading.statements)
+    return tuple(s for reading in _readings_of(exchange) for s in reading.statements)
 
 
-def goes_along(reading: Reading) -> bool:
-    """Tell whether a text goes wherever its transaction is."""
-    unsaid = all(not s.confined.sharded or s.kind is Kind.OTHER for s in reading.statements)
-    return unsaid and not reading.hint
+def goes_along(exchange: Exchange) -> bool:
+    """Tell whether a unit goes wherever its transaction is: it has no key, and no hint."""
+    readings = _readings_of(exchange)
+    statements = statements_of(exchange)
+    unsaid = all(not s.confined.sharded or s.kind is Kind.OTHER for s in statements)
+    return unsaid and not any(reading.hint for reading in readings)
 
 
 def destination_of(unit: Unit, routing: CompiledMap, wishes: Wishes) -> Destination:
