@@ -50,18 +50,24 @@ class Quick:
             if data[0] == _BIND:
                 return self._bound(routing, data, 0)
             if data[0] == _QUERY:
-                return self._hinted(routing, data)
+                return self._simple(routing, data)
             if data[0] == _PARSE:
                 return self._parsed(routing, data)
         except (IndexError, ValueError, struct.error, Refusal):
             pass
         return False
 
-    def _hinted(self, routing: CompiledMap, data: bytes) -> bool:
-        """Send a simple query with its key in front."""
+    def _simple(self, routing: CompiledMap, data: bytes) -> bool:
+        """Send a simple query with its key in front, or among its constants."""
         found = _HINTED.match(data)
-        if found is None or len(data) != wire.read_int(data, 1) + 1 or not data.isascii():
+        if len(data) != _LENGTH.unpack_from(data, 1)[0] + 1 or not data.isascii():
             return False
+        if found is None:
+            wishes = self._shards.state.wishes
+            key = routing.shapes.key_of(data[wire.HEADER : -1])
+            if key is None or wishes.key or wishes.shard:
+                return False
+            return self._send(routing, routing.owner_of(key, binary=False), data)
         more = data.find(b";", found.end())
         if more >= 0 and not data[more + 1 : -1].isspace() and more != len(data) - 2:
             return False

@@ -11,6 +11,7 @@ from uuid import UUID
 from reconciler.model.hashing import NotAKey, position_of_key
 from reconciler.model.routing import RoutingMap, RoutingOwner
 from reconciler.router.keyed import Constant, Tables, Term
+from reconciler.router.literals import Shapes
 from reconciler.router.statements import Kind, Reader, Reading, Statement, hinted
 from reconciler.router.wire import Bind, Refusal
 
@@ -56,6 +57,7 @@ class CompiledMap:
         self.routing = routing
         self.epoch = int(routing.epoch)
         self.reader = Reader(Tables(dict(routing.tables), frozenset(routing.reference)))
+        self.shapes = Shapes(self.reader.read_once)
         ranges = sorted(
             (r.start, r.end, index)
             for index, owner in enumerate(routing.owners)

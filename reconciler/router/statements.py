@@ -127,14 +127,15 @@ class Reader:
         known = self._known.get(text)
         if known is not None:
             return known
-        reading = self._read(text)
-        if len(text) <= REMEMBERED_CHARS_MAX:
+        reading = self.read_once(text)
+        if len(text) <= REMEMBERED_CHARS_MAX and reading.hint != "shard_key":
             if len(self._known) >= REMEMBERED_MAX:
                 del self._known[next(iter(self._known))]
             self._known[text] = reading
         return reading
 
-    def _read(self, text: str) -> Reading:
+    def read_once(self, text: str) -> Reading:
+        """Return what a text says, and remember nothing."""
         match = (_LEADING.match(text) or _TRAILING.search(text)) if "/*" in text else None
         hint, value = (
             (match[1], (match[2] or match[3] or "").replace("''", "'")) if match else ("", "")

@@ -35,7 +35,13 @@ def hinted(client: psycopg.Connection[Any], key: int, ident: str, shown: str) ->
     return client.execute(f"/* shard_key: {key} */ {text};".encode()).fetchone()
 
 
-WAYS = pytest.mark.parametrize("write", [prepared, unnamed, hinted])
+def written(client: psycopg.Connection[Any], key: int, ident: str, shown: str) -> Any:
+    return client.execute(
+        INSERT.format(shown).replace("%s, %s", f"{key}, '{ident}'").encode()
+    ).fetchone()
+
+
+WAYS = pytest.mark.parametrize("write", [prepared, unnamed, hinted, written])
 
 
 @WAYS
