@@ -18,6 +18,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -203,10 +204,12 @@ def _close(
         beat = secrets.randbits(62)
         _fence(run, fences, beat)
         _drain(run, beat)
-        _seal(run)
-        if witness is not None:
-            witness.take()
-        set_epoch(run.here, run.way.epoch, run.ends.token)
+        with ThreadPoolExecutor(1) as aside:  # at the other server, so its commit costs no time
+            refused = aside.submit(set_epoch, run.here, run.way.epoch, run.ends.token)
+            _seal(run)
+            if witness is not None:
+                witness.take()
+            refused.result()
     except pg.QueryCanceled:
         raise _BackOut("a statement took longer than writers may wait") from None
     except (psycopg.Error, ReconcilerError):

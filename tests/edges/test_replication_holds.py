@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -230,3 +231,31 @@ def test_a_lost_way_back_leaves_stale_clients_refused(pair: Pair) -> None:
     assert stale(world.source, 7, "UPDATE accounts SET balance = 0 WHERE id = -1") == "PS001"
     assert stale(world.source, 8, "UPDATE accounts SET balance = 0 WHERE id = -1") is None
     world.nothing_left()
+
+
+def test_a_cut_that_cannot_refuse_stale_clients_opens_nothing(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = make_world(pair, pause_max_ms=500)
+    load_accounts(world, 50)
+    world.go(until=lambda act: isinstance(act, acts.Cut))
+    drain = replication_cut._drain
+    with world.source.connect() as other:
+        let_go = threading.Timer(2.0, other.rollback)
+
+        def drain_and_lock(run: Any, beat: int) -> None:
+            drain(run, beat)
+            other.execute("BEGIN")
+            other.execute("ALTER SEQUENCE shardwright.epoch CACHE 1")  # setval waits for this lock
+            let_go.start()
+
+        monkeypatch.setattr(replication_cut, "_drain", drain_and_lock)
+        result = world.mover.cut(world.move, *world.seats, TOKEN, world.move.epoch)
+        let_go.join()
+
+    assert (result.opened, result.reason) == (
+        False, "a statement took longer than writers may wait",
+    )  # fmt: skip
+    view = world.view()
+    assert (view.fenced, view.opened) == ((), ())
+    assert world.source.rows("SELECT is_called FROM shardwright.epoch") == [(False,)]
