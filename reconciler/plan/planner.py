@@ -21,7 +21,7 @@ from reconciler.model.desired import DesiredState
 from reconciler.model.names import DatabaseKey, ScopeKey
 from reconciler.model.observed import ObservedState
 from reconciler.model.routing import RoutingMap
-from reconciler.plan.actions import Plan, RestartMembers, Step, Wave, by_database
+from reconciler.plan.actions import Estimate, Plan, RestartMembers, Step, Wave, by_database
 from reconciler.plan.approval import remarks
 from reconciler.plan.canary import remark, wave_of
 from reconciler.plan.estimate import estimate, measured
@@ -47,10 +47,8 @@ def make_plan(desired: DesiredState, observed: ObservedState, difference: Differ
     ranked = [_in_its_wave(item, context, new) for item in ranked]
     linked = _link(_merge(_tell_renames(ranked, difference.changes)), new, context)
     known = measured(observed.durations)
-    steps = tuple(
-        replace(linked[id_], estimate=estimate(linked[id_].action, known))
-        for id_ in order({id_: step.after for id_, step in linked.items()})
-    )
+    ids = order({id_: step.after for id_, step in linked.items()})
+    steps = tuple(_estimated(linked[id_], estimate(linked[id_].action, known)) for id_ in ids)
     saw = fingerprints(desired, observed)
     return Plan(
         source=desired.source,
@@ -64,13 +62,17 @@ def make_plan(desired: DesiredState, observed: ObservedState, difference: Differ
     )
 
 
+def _estimated(step: Step, found: Estimate) -> Step:
+    return step if found == step.estimate else replace(step, estimate=found)
+
+
 def _in_its_wave(item: Ranked, context: Context, new: set[ScopeKey]) -> Ranked:
     """Let the step say whether it goes to a canary, or after it; a repair waits for nobody."""
     step, database = item.step, context.databases.get(item.step.database)
     if database is None or step.drift:
         return item
     wave = wave_of(step.action, step.shard, database.rollout.canary, item.lane in new)
-    return replace(item, step=replace(step, wave=wave))
+    return item if wave is step.wave else replace(item, step=replace(step, wave=wave))
 
 
 def _rollouts(desired: DesiredState, steps: tuple[Step, ...]) -> list[Remark]:
