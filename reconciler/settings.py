@@ -90,6 +90,8 @@ class Settings:
     ``start_s``: how long new or restarted members may take until they are healthy (1 to 86400).
     ``lease_s``: how long the applier's lease outlives an applier that died (5 to 300).
     ``sources``: where specs come from when neither -f nor --git says it; only in the file.
+    ``etcd_user``, ``etcd_password_file``: the login at etcd; by default that of the platform's own
+    users: one that may only read for what only looks, one that may write for what applies.
     ``interval``: how often the daemon looks at everything; only in the file.
     ``prometheus``: address of the Prometheus that gates of roll-outs ask, empty without one;
     ``prometheus_ca`` and ``prometheus_token`` are files: whom to trust, and the bearer token.
@@ -105,6 +107,8 @@ class Settings:
     start_s: float = 180.0
     lease_s: int = 10
     sources: tuple[Source, ...] = ()
+    etcd_user: str = ""
+    etcd_password_file: str = ""
     interval: str = "30s"
     prometheus: str = ""
     prometheus_ca: str = ""

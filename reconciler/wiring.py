@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from reconciler.engine.loop import World
 from reconciler.engine.observe import Eyes
 from reconciler.model.errors import ReconcilerError
+from reconciler.model.etcd_login import EtcdLogin
 from reconciler.settings import SEMVER
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from reconciler.edges.git import GitCache
     from reconciler.edges.git_address import GitAddress
     from reconciler.edges.git_repository import GitReference
+    from reconciler.edges.local.etcd_users import EtcdUser
     from reconciler.edges.local.platform import LocalPlatform
     from reconciler.edges.patroni import PatroniTimeouts
     from reconciler.edges.postgres_session import PostgresTimeouts
@@ -54,7 +56,7 @@ def open_world(settings: Settings) -> World:
 
 
 def open_reading_world(settings: Settings) -> World:
-    """Return edges that cannot write: PostgreSQL refuses it, and nothing of it is sent to etcd.
+    """Return edges that cannot write: PostgreSQL and etcd refuse it, and nothing of it is sent.
 
     Raises NotAHome.
     """
@@ -63,6 +65,7 @@ def open_reading_world(settings: Settings) -> World:
 
 def _open(settings: Settings, *, reads_only: bool) -> World:
     from reconciler.edges.etcd import EtcdStore
+    from reconciler.edges.local.etcd_users import EtcdUser
     from reconciler.edges.patroni import PatroniRest
     from reconciler.edges.postgres import PostgresSql
     from reconciler.edges.replication import LogicalMover
@@ -71,10 +74,12 @@ def _open(settings: Settings, *, reads_only: bool) -> World:
     tls, clock = platform.client_tls(), SystemClock()
     etcd, patroni, postgres = timeouts(settings.answer_s)
     postgres = replace(postgres, read_only=reads_only)
+    login = etcd_login(settings, EtcdUser.READER if reads_only else EtcdUser.WRITER)
+    store = EtcdStore(platform.etcd_endpoints(), tls, etcd, login=login, reads_only=reads_only)
     return World(
         eyes=Eyes(
             platform=platform,
-            store=EtcdStore(platform.etcd_endpoints(), tls, etcd, reads_only=reads_only),
+            store=store,
             patroni=PatroniRest(patroni),
             postgres=PostgresSql(postgres),
             clock=clock,
@@ -87,6 +92,13 @@ def _open(settings: Settings, *, reads_only: bool) -> World:
         is_gone=is_gone,
         gauge=_gauge(settings),
     )
+
+
+def etcd_login(settings: Settings, user: EtcdUser) -> EtcdLogin:
+    """Return the login that the settings name, else that of one of the platform's own users."""
+    if settings.etcd_user:
+        return EtcdLogin(settings.etcd_user, settings.etcd_password_file)
+    return local_platform(settings).etcd_login(user)
 
 
 def _gauge(settings: Settings) -> Prometheus | None:

@@ -243,7 +243,7 @@ def _orphans(settings: Settings) -> Iterator[Check]:
     from reconciler.engine.sweeping import find_orphans
 
     try:
-        found = find_orphans(wiring.open_world(settings))
+        found = find_orphans(wiring.open_reading_world(settings))
     except ReconcilerError as error:
         yield Check("moves", "warn", f"{error.code} {error.problem}", error.remedy)
         return

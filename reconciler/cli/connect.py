@@ -58,14 +58,14 @@ def connect(
     to psql: shardwright connect shop --key 42 -- -c "select 1"
     """
     from reconciler.cli.owners import owner_of, read_routing, shard_named
-    from reconciler.wiring import open_world
+    from reconciler.wiring import open_reading_world
 
     if (key is None) == (shard is None):
         raise click.UsageError("name the shard: --key KEY, or --shard NAME")
     if past_guards and not admin:
         raise click.UsageError("--past-guards needs --admin: only the superuser may")
     session: Session = session_of(ctx)
-    world = open_world(session.settings())
+    world = open_reading_world(session.settings())
     routing = read_routing(world, database)
     if shard is not None:
         owner = shard_named(routing, shard)

@@ -29,14 +29,14 @@ def describe(session: Session, kind: str, name: str | None, output: str) -> None
     database's.
     """
     from reconciler.cli.looking import ALIASES, look_around, named
-    from reconciler.wiring import open_world
+    from reconciler.wiring import open_reading_world
 
     kind, name = kind_and_name(kind, name)
     kind = "database" if kind == STATUS else kind
     if not name:
         raise click.UsageError(f"name the {kind}: shardwright describe {kind} NAME")
     plural = ALIASES[kind]
-    world = open_world(session.settings())
+    world = open_reading_world(session.settings())
     found = named(look_around(world, plural, ended=True).objects[plural], name, kind)
     history = _operations(world, found) if plural == "databases" and output == "text" else []
     if output == "json":

@@ -94,7 +94,7 @@ def get(
     """
     from reconciler.cli.looking import ALIASES
     from reconciler.cli.selecting import Choice, matching
-    from reconciler.wiring import open_world
+    from reconciler.wiring import open_reading_world
 
     desired = load(require(where)).desired if selector or where else None
     keys = matching(desired, selector) if selector and desired else None
@@ -102,7 +102,7 @@ def get(
     output = "status" if kind == STATUS and output == "text" else output
     where_in = None if all_namespaces else namespace
     choice = Choice(ALIASES[kind], name, where_in, keys, desired)
-    world = open_world(session.settings())
+    world = open_reading_world(session.settings())
     if watch:
         _watch(world, choice, output)
         return 0

@@ -28,9 +28,9 @@ def history(session: Session, name: str | None, limit: int, output: str) -> None
     NAME is a database; without it, all are shown. The last 50 operations are kept.
     """
     from reconciler.cli.looking import look_around, names_of
-    from reconciler.wiring import open_world
+    from reconciler.wiring import open_reading_world
 
-    world = open_world(session.settings())
+    world = open_reading_world(session.settings())
     items = look_around(world, "operations").objects["operations"]
     if name:
         items = [item for item in items if name in names_of(item)]

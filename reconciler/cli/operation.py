@@ -102,7 +102,7 @@ def list_(session: Session, ended: bool, output: str) -> None:
     from reconciler.cli.looking import look_around
     from reconciler.cli.table import table
 
-    world = wiring.open_world(session.settings())
+    world = wiring.open_reading_world(session.settings())
     moves = look_around(world, "moves", ended=ended).objects["moves"]
     if output == "json":
         import json

@@ -69,9 +69,9 @@ def _wait_until_ready(settings: Settings) -> bool:
     """Return whether every shard that should serves, within ``start_s``; say what is waited for."""
     from reconciler.engine.observe import observe
     from reconciler.engine.readiness import not_serving
-    from reconciler.wiring import open_world
+    from reconciler.wiring import open_reading_world
 
-    world = open_world(settings)
+    world = open_reading_world(settings)
     deadline = time.monotonic() + settings.start_s
     said: tuple[str, ...] = ()
     while waits := not_serving(observe(world.eyes)):

@@ -23,9 +23,9 @@ def route(session: Session, database: str, key: str, output: str) -> None:
     """
     from reconciler.cli.owners import owner_of, read_routing
     from reconciler.model.keyspace import SPACE_END
-    from reconciler.wiring import open_world
+    from reconciler.wiring import open_reading_world
 
-    routing = read_routing(open_world(session.settings()), database)
+    routing = read_routing(open_reading_world(session.settings()), database)
     position, owner = owner_of(routing, key)
     at = f"{position:0{len(f'{SPACE_END - 1:x}')}x}"
     if output == "name":

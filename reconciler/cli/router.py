@@ -126,9 +126,9 @@ def show_map(session: Session, database: str, kind: str, key_column: str, output
     from reconciler.cli.owners import read_routing
     from reconciler.render.router import DRIVERS
     from reconciler.render.router.driver import RunStatements, SendSignal, WriteFile
-    from reconciler.wiring import open_world
+    from reconciler.wiring import open_reading_world
 
-    routing = read_routing(open_world(session.settings()), database)
+    routing = read_routing(open_reading_world(session.settings()), database)
     steps = DRIVERS[kind](key_column).steps(routing)
     if output == "json":
         import json
@@ -196,12 +196,12 @@ def follow(
     from reconciler.cli.owners import read_routing
     from reconciler.render.router import DRIVERS
     from reconciler.router.follow import Follower, Outlets
-    from reconciler.wiring import open_world
+    from reconciler.wiring import open_reading_world
 
     steps = DRIVERS[kind](key_column).steps
     outlets = Outlets(file, tuple(shlex.split(console)), pid_file)
     settings = session.settings()
-    lacking = outlets.lacks(steps(read_routing(open_world(settings), database)))
+    lacking = outlets.lacks(steps(read_routing(open_reading_world(settings), database)))
     if lacking:
         raise click.UsageError(f"the steps of {kind} need {lacking}")
     follower = Follower(*_beside(settings, database, kind), steps, outlets, write)
@@ -216,28 +216,30 @@ def _beside(settings: Settings, name: str, kind: str) -> tuple[Config, Registrat
     import socket
 
     from reconciler.cli.owners import database_key
+    from reconciler.edges.local.etcd_users import EtcdUser
     from reconciler.router.registration import Registration
     from reconciler.sdk.config import Config
-    from reconciler.wiring import local_platform
+    from reconciler.wiring import etcd_login, local_platform
 
     platform, key = local_platform(settings), database_key(name)
     etcd, tls, host = platform.etcd_endpoints(), platform.client_tls(), socket.gethostname()
-    config = Config(etcd, key.name, "", key.namespace, tls=tls)
-    return config, Registration(etcd, tls, key, f"{kind}-{host}-{os.getpid()}", host)
+    login = etcd_login(settings, EtcdUser.ROUTER)
+    config = Config(etcd, key.name, "", key.namespace, tls=tls, etcd_login=login)
+    return config, Registration(etcd, tls, key, f"{kind}-{host}-{os.getpid()}", host, login)
 
 
 def _config(settings: Settings, name: str, options: dict[str, object]) -> RouterConfig:
     from reconciler.cli.owners import database_key, read_routing
+    from reconciler.edges.local.etcd_users import EtcdUser
     from reconciler.model.names import Scope, ScopeKey, app_role
     from reconciler.router.dispatch import SessionLimits
     from reconciler.router.pool import PoolLimits
     from reconciler.router.scram import Verifier, read_verifier
     from reconciler.router.server import RouterConfig
     from reconciler.router.users import read_users
-    from reconciler.wiring import local_platform, open_world
+    from reconciler.wiring import etcd_login, local_platform, open_reading_world
 
-    world = open_world(settings)
-    routing = read_routing(world, name)
+    routing = read_routing(open_reading_world(settings), name)
     platform, database = local_platform(settings), database_key(name)
     role = app_role(database.name)
     file = str(options["users"] or "")
@@ -255,6 +257,7 @@ def _config(settings: Settings, name: str, options: dict[str, object]) -> Router
         database=database,
         etcd=platform.etcd_endpoints(),
         tls=platform.client_tls(),
+        etcd_login=etcd_login(settings, EtcdUser.ROUTER),
         credential_of=lambda scope: platform.credential(
             ScopeKey(database.namespace, Scope(scope)), role
         ),

@@ -17,6 +17,7 @@ import psutil
 import psycopg
 
 from reconciler.edges.local import lifecycle
+from reconciler.edges.local.etcd_users import EtcdUser
 from reconciler.engine.observe import primary_of
 from reconciler.model.errors import ReconcilerError
 from reconciler.model.names import MemberName, Scope, ScopeKey, app_role
@@ -132,6 +133,7 @@ class Stage:
         return Config(
             platform.etcd_endpoints(), NAME, self._password,  # type: ignore[attr-defined]
             tls=platform.client_tls(), limits=Limits(fence_wait_s=240, start_s=60),
+            etcd_login=platform.etcd_login(EtcdUser.READER),  # type: ignore[attr-defined]
         )  # fmt: skip
 
     def _password(self, shard: str) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 from reconciler.demo.router import running_router
 from reconciler.demo.shards import connect
+from reconciler.edges.local.etcd_users import EtcdUser
 from reconciler.edges.local.platform import LocalPlatform
 from reconciler.model.hashing import position_of_key
 from reconciler.model.names import Namespace, ScopeKey, app_role
@@ -93,6 +94,7 @@ class Bank:
             database=self.name,
             password=lambda scope: self.password(scope),
             tls=platform.client_tls(),
+            etcd_login=platform.etcd_login(EtcdUser.READER),
         )
 
     @property

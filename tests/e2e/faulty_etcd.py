@@ -16,12 +16,16 @@ import psutil
 import pytest
 
 from reconciler.edges.etcd_gateway import base64_text, prefix_end
-from reconciler.edges.local import etcd_server, lifecycle, tls
+from reconciler.edges.local import etcd_server, etcd_users, lifecycle, tls
+from reconciler.edges.local.etcd_users import EtcdUser
 from reconciler.edges.local.home import HomeRecord, open_home, read_record
+from reconciler.model.etcd_login import AUTHENTICATE
 from tests.edges.servers import free_port
 from tests.local_home import fresh_home, wait_for
 
 Options = Callable[[list[str]], list[str]]
+_ROOTS = ("/v3/kv/", "/v3/maintenance/defragment")
+"""What takes a login; a member that is cut off from the others can still be asked for the rest."""
 
 
 @contextlib.contextmanager
@@ -65,12 +69,18 @@ class EtcdMember:
             "127.0.0.1", self.port, timeout=30, context=tls.client_context(open_home(self.root))
         )
         with contextlib.closing(connection):
-            connection.request("POST", path, json.dumps(body or {}))
+            headers = {"Authorization": self.token()} if path.startswith(_ROOTS) else {}
+            connection.request("POST", path, json.dumps(body or {}), headers)
             with connection.getresponse() as answer:
                 text = answer.read()
             assert answer.status == 200, text
         found: dict[str, Any] = json.loads(text)
         return found
+
+    def token(self) -> str:
+        """Log in as root, who may do everything."""
+        password = etcd_users.credential(open_home(self.root), EtcdUser.ROOT).password
+        return str(self.ask(AUTHENTICATE, {"name": "root", "password": password})["token"])
 
     def put(self, key: str, value: bytes) -> int:
         """Write a key; return the revision."""
@@ -81,7 +91,7 @@ class EtcdMember:
         """Write until etcd takes no more."""
         with contextlib.suppress(AssertionError):
             for number in range(1000):
-                self.put(f"/tests/fill/{number}", b"x" * 500_000)
+                self.put(f"/shardwright/fill/{number}", b"x" * 500_000)
             pytest.fail("etcd took it all")
         assert self.alarms(), "etcd refused, and says no alarm"
 
@@ -91,8 +101,8 @@ class EtcdMember:
 
     def make_room(self) -> None:
         """Do what the remedy of ET104 says."""
-        end = base64_text(prefix_end(b"/tests/fill/"))
-        body = {"key": base64_text("/tests/fill/"), "range_end": end}
+        end = base64_text(prefix_end(b"/shardwright/fill/"))
+        body = {"key": base64_text("/shardwright/fill/"), "range_end": end}
         revision = self.ask("/v3/kv/deleterange", body)["header"]["revision"]
         self.compact(int(revision))
         self.ask("/v3/maintenance/defragment")

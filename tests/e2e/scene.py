@@ -253,7 +253,7 @@ class Scene:
     def etcd_put(self, key: str, value: bytes | None) -> None:
         """Write or delete a key by hand, under a lease of the test's own."""
         store = self.world().eyes.store
-        lease = store.acquire("/tests/lease", "test", 30)
+        lease = store.acquire("/shardwright/test", "test", 30)
         try:
             store.write({key: (value, None)}, lease)
         finally:

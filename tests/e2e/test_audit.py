@@ -77,7 +77,7 @@ def test_the_oldest_entries_are_let_go_and_the_rest_still_holds(
     monkeypatch.setattr(audit, "KEPT", 12)
     monkeypatch.setattr(audit, "BATCH", 5)
     store = scene.world().eyes.store
-    lease = store.acquire("/tests/audit", "test", 60)
+    lease = store.acquire("/shardwright/test", "test", 60)
     try:
         for number in range(400):
             trail = audit.read_trail(store)

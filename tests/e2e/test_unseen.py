@@ -9,7 +9,9 @@ from contextlib import contextmanager, suppress
 import psutil
 import pytest
 
-from reconciler.edges.local import lifecycle
+from reconciler.edges.local import etcd_server, lifecycle
+from reconciler.edges.local.home import open_home
+from reconciler.edges.local.platform import home_record
 from reconciler.engine.events import StepStarted
 from tests.e2e.scene import TWO, Scene, spec_text
 from tests.local_home import wait_for
@@ -78,7 +80,9 @@ def test_a_silent_shard_is_left_alone_and_the_others_go_on(calm: Scene) -> None:
 
 
 def test_a_lost_leader_key_is_taken_again_and_nothing_is_planned_meanwhile(calm: Scene) -> None:
-    calm.etcd_put("/shardwright/patroni/default/calm-s1/leader", None)
+    home = open_home(calm.home)
+    leader = "/shardwright/patroni/default/calm-s1/leader"
+    etcd_server.delete_patronis(home, home_record(home), leader)
 
     outlook = calm.look()
 

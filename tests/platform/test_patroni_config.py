@@ -32,6 +32,7 @@ LOGINS = MemberLogins(
     Credential("replicator", "p2"),
     Credential("rewind_user", "p3"),
     Credential("patroni_api", "p4"),
+    Credential("patroni", "p5"),
 )
 
 

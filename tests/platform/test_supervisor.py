@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.edges.local import death, lifecycle
+from reconciler.edges.local import death, etcd_users, lifecycle
+from reconciler.edges.local.etcd_users import EtcdUser
 from reconciler.edges.local.home import HomeRecord, open_home, read_record
 from reconciler.edges.local.process_identity import identity_of, is_alive, wait_until_gone
 from reconciler.edges.local.supervisor_etcd import EtcdAccess, LeaseUnreachable, ScopeStore
@@ -32,7 +33,7 @@ from reconciler.workflow.failover import GiveUpLease, LeaderKey, Survivors, Swit
 from tests.local_home import fresh_home, wait_for
 from tests.platform.failover_shard import FailoverShard, Writer
 
-PREFIX, SCOPE, ME = "/test/patroni", "s0", "s0-0"
+PREFIX, SCOPE, ME = "/shardwright/patroni/test", "s0", "s0-0"
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +46,11 @@ def etcd() -> Iterator[EtcdAccess]:
         assert record is not None
         files = server_files(home)
         yield EtcdAccess(
-            (f"https://127.0.0.1:{record.etcd_client_port}",), files.ca, files.cert, files.key
+            (f"https://127.0.0.1:{record.etcd_client_port}",),
+            files.ca,
+            files.cert,
+            files.key,
+            etcd_users.login(home, EtcdUser.PATRONI),
         )
 
 

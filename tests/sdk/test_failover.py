@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from reconciler.edges.etcd import EtcdStore
+from reconciler.edges.local.etcd_users import EtcdUser
 from reconciler.edges.postgres import PostgresSql
 from reconciler.model.access import Guarding, Login
 from reconciler.model.desired import KeyType, ShardedTable
@@ -61,11 +62,16 @@ def config(shard: FailoverShard) -> Config:
         tuple(RoutingMember(MemberName(m.name), m.endpoint) for m in found),
     )
     routing = RoutingMap(database, Epoch(1), KeyType.BIGINT, ((TABLE, "k"),), (), (owner,))
-    store = EtcdStore(platform.etcd_endpoints(), platform.client_tls())
-    lease = store.acquire("/test/lease", "test", 60)
+    writer = platform.etcd_login(EtcdUser.WRITER)
+    store = EtcdStore(platform.etcd_endpoints(), platform.client_tls(), login=writer)
+    lease = store.acquire("/shardwright/test", "test", 60)
     store.write({routing_key(database): (encode_routing(routing), 0)}, lease)
     return Config(
-        platform.etcd_endpoints(), "shop", lambda scope: APP.password, tls=platform.client_tls()
+        platform.etcd_endpoints(),
+        "shop",
+        lambda scope: APP.password,
+        tls=platform.client_tls(),
+        etcd_login=platform.etcd_login(EtcdUser.READER),
     )
 
 

@@ -1,6 +1,7 @@
 """The home's one etcd: start, readiness, stop, and the few calls of its JSON gateway needed here.
 
-TLS with client certificates on loopback only. A single node has no rival, so elections are tuned to
+TLS with client certificates on loopback only, and a login for everybody (``etcd_users``), because
+the gateway does not tell certificates apart. A single node has no rival, so elections are tuned to
 be quick. History is compacted by the hour and the quota is modest: the keys are small records.
 """
 
@@ -14,10 +15,10 @@ import signal
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from reconciler.edges.local import etcd_keeper, tls
+from reconciler.edges.local import etcd_keeper, etcd_users, tls
 from reconciler.edges.local.binaries import EtcdBinary
+from reconciler.edges.local.etcd_users import EtcdUser
 from reconciler.edges.local.home import Home, HomeRecord
 from reconciler.edges.local.ports import LOOPBACK, require_free
 from reconciler.edges.local.process_identity import (
@@ -26,7 +27,9 @@ from reconciler.edges.local.process_identity import (
     wait_until_gone,
 )
 from reconciler.model.errors import ReconcilerError
+from reconciler.model.etcd_login import AUTHENTICATE, asks_for_login
 
+OK = http.client.OK
 QUOTA_BYTES = 256 << 20
 ROOM_BYTES = 256 << 20
 """Free space needed for a first start: etcd reserves two log segments of 64 MiB at once."""
@@ -74,7 +77,10 @@ def remembered(record: HomeRecord, binary: EtcdBinary) -> HomeRecord:
 
 def serving_version(home: Home, ports: HomeRecord) -> str:
     """Ask the etcd that runs which release it is. Raises EtcdNotUp."""
-    return str(_call(home, ports, "/version", None)["etcdserver"])
+    status, answer = ask(home, ports, "/version", None)
+    if status != OK:
+        raise _refused(home, status, answer)
+    return str(json.loads(answer)["etcdserver"])
 
 
 def start(
@@ -82,9 +88,12 @@ def start(
 ) -> None:
     """Start etcd unless it runs, wait until it answers, and have it kept running from then on.
 
+    One that was started before etcd had users is started again: its tokens would be simple ones.
     Raises PortTaken, EtcdNotUp, NotStarted.
     """
     home.etcd.mkdir(mode=0o700, exist_ok=True)
+    if (now := running(home)) and not _gives_our_tokens(now):
+        stop(home)
     etcd_keeper.write_command(home.etcd, command(home, ports, binary))
     if running(home) is None:
         etcd_keeper.end_keeper(home.etcd)  # one starts it at a time, and says why it does not run
@@ -94,6 +103,13 @@ def start(
         etcd_keeper.start_etcd(home.etcd, lock, environment)
     _wait_until_ready(home, ports)
     etcd_keeper.start_keeper(home.etcd, lock, environment)
+
+
+def _gives_our_tokens(etcd: ProcessIdentity) -> bool:
+    try:
+        return b"\0--auth-token=jwt" in Path(f"/proc/{etcd.pid}/cmdline").read_bytes()
+    except OSError:
+        return False
 
 
 def command(home: Home, ports: HomeRecord, binary: EtcdBinary) -> list[str]:
@@ -117,6 +133,9 @@ def command(home: Home, ports: HomeRecord, binary: EtcdBinary) -> list[str]:
         f"--peer-trusted-ca-file={files.ca}",
         f"--peer-cert-file={files.cert}",
         f"--peer-key-file={files.key}",
+        f"--auth-token=jwt,priv-key={etcd_users.token_key(home)},sign-method=HS256,"
+        f"ttl={etcd_users.TOKEN_TTL}",
+        f"--bcrypt-cost={etcd_users.BCRYPT_COST}",
         f"--quota-backend-bytes={QUOTA_BYTES}",
         "--auto-compaction-mode=periodic",
         "--auto-compaction-retention=1h",
@@ -143,19 +162,12 @@ def stop(home: Home) -> None:
         wait_until_gone([identity], STOP_TIMEOUT_S)
 
 
-def delete_prefix(home: Home, ports: HomeRecord, prefix: str) -> None:
-    """Delete all keys that begin with ``prefix``. Raises EtcdNotUp."""
-    _call(
-        home,
-        ports,
-        "/v3/kv/deleterange",
-        {"key": _encode(prefix), "range_end": _encode(_prefix_end(prefix))},
-    )
-
-
-def delete_key(home: Home, ports: HomeRecord, key: str) -> None:
-    """Delete one key. Raises EtcdNotUp."""
-    _call(home, ports, "/v3/kv/deleterange", {"key": _encode(key)})
+def delete_patronis(home: Home, ports: HomeRecord, key: str, *, prefix: bool = False) -> None:
+    """Delete a key of Patroni's, or all that begin with it. Raises EtcdNotUp."""
+    body = {"key": _encode(key), **({"range_end": _encode(_prefix_end(key))} if prefix else {})}
+    status, answer = ask(home, ports, "/v3/kv/deleterange", body, EtcdUser.PATRONI)
+    if status != OK:
+        raise _refused(home, status, answer)
 
 
 def _prefix_end(prefix: str) -> str:
@@ -166,7 +178,15 @@ def _encode(text: str) -> str:
     return base64.b64encode(text.encode()).decode()
 
 
-def _call(home: Home, ports: HomeRecord, path: str, body: Mapping[str, object] | None) -> Any:
+def ask(
+    home: Home,
+    ports: HomeRecord,
+    path: str,
+    body: Mapping[str, object] | None,
+    user: EtcdUser | None = None,
+) -> tuple[int, bytes]:
+    """Call etcd's gateway once, as ``user``; return status and answer. Raises EtcdNotUp."""
+    headers = {} if user is None else _authorization(home, ports, user)
     connection = http.client.HTTPSConnection(
         LOOPBACK,
         ports.etcd_client_port,
@@ -177,29 +197,41 @@ def _call(home: Home, ports: HomeRecord, path: str, body: Mapping[str, object] |
         if body is None:
             connection.request("GET", path)
         else:
-            connection.request("POST", path, json.dumps(body))
+            connection.request("POST", path, json.dumps(body), headers)
         response = connection.getresponse()
-        answer = response.read()
+        return response.status, response.read()
     except (OSError, http.client.HTTPException) as problem:
         raise _not_up(home, f"{type(problem).__name__}: {problem}") from problem
     finally:
         connection.close()
-    if response.status != http.client.OK:
-        raise _not_up(home, f"status {response.status}: {answer[:200].decode(errors='replace')}")
-    return json.loads(answer)
+
+
+def _authorization(home: Home, ports: HomeRecord, user: EtcdUser) -> dict[str, str]:
+    """Return a header with a new token; none when it is refused, and the call says what that is."""
+    named = {"name": user, "password": etcd_users.credential(home, user).password}
+    status, answer = ask(home, ports, AUTHENTICATE, named)
+    return {"Authorization": json.loads(answer)["token"]} if status == OK else {}
 
 
 def _wait_until_ready(home: Home, ports: HomeRecord) -> None:
     deadline = time.monotonic() + READY_TIMEOUT_S
     while True:
         try:
-            # A read that needs the quorum: answered only once etcd has elected itself.
-            _call(home, ports, "/v3/kv/range", {"key": _encode("/shardwright/ready")})
-            return
+            # A read that needs the quorum: answered only once etcd has elected itself. Whether the
+            # reader may is asked only then.
+            key = {"key": _encode("/shardwright/ready")}
+            status, answer = ask(home, ports, "/v3/kv/range", key)
+            if status == OK or asks_for_login(answer.decode(errors="replace"), ""):
+                return
+            raise _refused(home, status, answer)
         except EtcdNotUp:
             if running(home) is None or time.monotonic() > deadline:
                 raise
         time.sleep(_POLL_S)
+
+
+def _refused(home: Home, status: int, answer: bytes) -> EtcdNotUp:
+    return _not_up(home, f"status {status}: {answer[:200].decode(errors='replace')}")
 
 
 def _not_up(home: Home, problem: str) -> EtcdNotUp:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from reconciler.edges.local import etcd_server, member, tls
+from reconciler.edges.local import etcd_access, etcd_server, etcd_users, member, tls
 from reconciler.edges.local.binaries import find_etcd
 from reconciler.edges.local.home import (
     Home,
@@ -26,9 +26,11 @@ from reconciler.edges.local.home import (
     write_record,
 )
 from reconciler.edges.local.member import Member
-from reconciler.edges.local.platform import start_members
+from reconciler.edges.local.patroni_config import LOOP_WAIT_S
+from reconciler.edges.local.platform import home_record, start_members
 from reconciler.edges.local.ports import choose_ports
 from reconciler.edges.local.process_identity import ProcessIdentity, started_at
+from reconciler.edges.local.secrets_store import SecretsStore
 from reconciler.model.errors import ProblemsFound, ReconcilerError
 
 LOG_POLL_S = 0.2
@@ -77,8 +79,9 @@ def up(root: Path) -> PlatformStatus:
     """Start everything that is not stopped on purpose; returns when etcd answers.
 
     Creates the home when it is missing. A part that cannot be started keeps no other part from it.
-    Raises what ``create_home``, ``etcd_server.start`` and ``member.start`` raise, at the end; as
-    ProblemsFound when there is more than one problem.
+    A home from before its etcd had users gets them. Raises what ``create_home``,
+    ``etcd_server.start``, ``etcd_access`` and ``member.start`` raise, at the end; as ProblemsFound
+    when there is more than one problem.
     """
     home = create_home(root)
     problems: list[ReconcilerError] = []
@@ -112,7 +115,36 @@ def _start_etcd(home: Home, lock: int) -> None:
     if etcd_server.running(home) is None:
         record = etcd_server.remembered(record, etcd)
         write_record(home.record, record)
-    etcd_server.start(home, record, etcd, lock, member.base_environment())
+    environment = member.base_environment()
+    etcd_server.start(home, record, etcd, lock, environment)
+    if etcd_access.is_open(home, record):
+        etcd_access.admit_users(home, record)
+        _tell_members(home, lock)
+        etcd_access.close(home, record)
+    elif etcd_access.mend_passwords(home, record):
+        etcd_users.end_tokens(home)
+        etcd_server.stop(home)
+        etcd_server.start(home, record, etcd, lock, environment)
+
+
+def _tell_members(home: Home, lock: int) -> None:
+    """Let members that run from before etcd had users know their login, before it asks for it.
+
+    Patroni reads its file again between two rounds; a supervisor only reads when it starts, and its
+    death takes nothing down. All of them, whatever their files say: the last `platform up` may have
+    ended between writing and telling.
+    """
+    told = False
+    for shard in home.shards():
+        running = [one for one in member.members_of(home, shard) if member.processes_of(one)]
+        for one in running:
+            member.write_files(one, home_record(home), SecretsStore(home))
+            member.reload(one)
+            member.end_supervisor(one)
+        start_members(home, shard, tuple(one.record.ordinal for one in running), lock)
+        told = told or bool(running)
+    if told:
+        time.sleep(LOOP_WAIT_S + 1)
 
 
 def _start_shard(home: Home, path: Path, lock: int, problems: list[ReconcilerError]) -> None:

@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from reconciler.edges.local import tls
+from reconciler.edges.local import etcd_users, tls
 from reconciler.edges.local.binaries import PostgresBinaries, find_postgres
+from reconciler.edges.local.etcd_users import EtcdUser
 from reconciler.edges.local.home import (
     Home,
     HomeRecord,
@@ -143,10 +144,11 @@ def write_files(member: Member, ports: HomeRecord, secrets: SecretsStore) -> Non
         _blueprint(member.shard),
         _place(member, postgres),
         MemberLogins(
-            *(
-                secrets.ensure(member.key, role)
-                for role in ("superuser", "replication", "rewind", "patroni_api")
-            )
+            superuser=secrets.ensure(member.key, "superuser"),
+            replication=secrets.ensure(member.key, "replication"),
+            rewind=secrets.ensure(member.key, "rewind"),
+            patroni_api=secrets.ensure(member.key, "patroni_api"),
+            etcd=etcd_users.credential(member.home, EtcdUser.PATRONI),
         ),
         ports.etcd_client_port,
     )
@@ -197,6 +199,13 @@ def reload(member: Member) -> None:
     patroni = read_identity(member.folder / "patroni.json")
     if patroni is not None:
         send_signal(patroni, signal.SIGHUP)
+
+
+def end_supervisor(member: Member) -> None:
+    """Kill the supervisor and nothing else; the next one takes over what runs."""
+    supervisor = member.supervisor
+    if supervisor is not None and send_signal(supervisor, signal.SIGKILL):
+        wait_until_gone([supervisor], KILL_TIMEOUT_S)
 
 
 def stop(members: Sequence[Member]) -> None:
@@ -365,6 +374,7 @@ def _description(
     """Return what the supervisor reads; no secrets."""
     files = tls.server_files(member.home)
     server_tls = {"ca": files.ca, "cert": files.cert, "key": files.key}
+    login = etcd_users.login(member.home, EtcdUser.PATRONI)
     return {
         "scope": member.shard.scope,
         "namespace": member.shard.namespace,
@@ -374,7 +384,12 @@ def _description(
         "patroni_config": str(member.folder / "patroni.yml"),
         "data_dir": str(member.data_dir),
         "bin_dir": postgres.bin_dir,
-        "etcd": {"endpoints": [f"https://{LOOPBACK}:{ports.etcd_client_port}"], **server_tls},
+        "etcd": {
+            "endpoints": [f"https://{LOOPBACK}:{ports.etcd_client_port}"],
+            **server_tls,
+            "user": login.user,
+            "password_file": login.password_file,
+        },
         "patroni_prefix": patroni_namespace(member.shard.namespace),
         "rest": {"host": member.endpoint.host, "port": member.endpoint.patroni_port},
         "tls": server_tls,

@@ -45,12 +45,13 @@ class MemberPlace:
 
 @dataclass(frozen=True, slots=True)
 class MemberLogins:
-    """The logins that Patroni itself uses."""
+    """The logins that Patroni itself uses; ``etcd`` is its user there."""
 
     superuser: Credential
     replication: Credential
     rewind: Credential
     patroni_api: Credential
+    etcd: Credential
 
 
 def patroni_namespace(namespace: str) -> str:
@@ -76,6 +77,7 @@ def patroni_config(
             "cacert": place.ca,
             "cert": place.server_cert,
             "key": place.server_key,
+            **_login(logins.etcd),
         },
         "restapi": {
             "listen": rest,

@@ -13,8 +13,9 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from reconciler.edges.local import etcd_server, member, tls
+from reconciler.edges.local import etcd_server, etcd_users, member, tls
 from reconciler.edges.local.binaries import find_postgres
+from reconciler.edges.local.etcd_users import EtcdUser
 from reconciler.edges.local.home import (
     Home,
     HomeRecord,
@@ -35,6 +36,7 @@ from reconciler.edges.local.ports import LOOPBACK, choose_ports
 from reconciler.edges.local.secrets_store import PATRONI_ROLES, SecretsStore
 from reconciler.model.access import FencedOff
 from reconciler.model.errors import ReconcilerError
+from reconciler.model.etcd_login import EtcdLogin
 from reconciler.model.names import (
     DatabaseName,
     FencingToken,
@@ -124,7 +126,7 @@ class LocalPlatform:
             member.stop([leaving])
             if etcd_server.running(self._home):  # a killed Patroni leaves its key until the ttl
                 prefix = f"{patroni_namespace(key.namespace)}/{key.scope}"
-                etcd_server.delete_key(self._home, self._ports(), f"{prefix}/members/{name}")
+                etcd_server.delete_patronis(self._home, self._ports(), f"{prefix}/members/{name}")
             if leaving.folder.exists():
                 shutil.rmtree(leaving.folder)
             rest = tuple(m for m in shard.members if m != gone)
@@ -157,7 +159,7 @@ class LocalPlatform:
             # Interrupted half-way, it must not be started again as an empty shard.
             self._write(dataclasses.replace(shard, stopped=True))
             member.stop(member.members_of(self._home, shard))
-            etcd_server.delete_prefix(self._home, self._ports(), prefix)
+            etcd_server.delete_patronis(self._home, self._ports(), prefix, prefix=True)
             for one in member.members_of(self._home, shard):
                 shutil.rmtree(one.folder, ignore_errors=True)
             self._secrets.delete(key)
@@ -196,6 +198,10 @@ class LocalPlatform:
     def etcd_endpoints(self) -> tuple[str, ...]:
         """Return etcd's client addresses."""
         return (f"https://{LOOPBACK}:{self._ports().etcd_client_port}",)
+
+    def etcd_login(self, user: EtcdUser) -> EtcdLogin:
+        """Return how a user logs in at etcd."""
+        return etcd_users.login(self._home, user)
 
     def psql_path(self, version: str) -> str:
         """Return the psql of a major version. Raises PostgresMissing."""

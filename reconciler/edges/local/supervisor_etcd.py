@@ -12,10 +12,12 @@ import json
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from reconciler.model.errors import ReconcilerError
+from reconciler.model.etcd_login import AUTHENTICATE, EtcdLogin, asks_for_login, needs_no_login
 from reconciler.workflow.failover import (
     GiveUpLease,
     LeaderKey,
@@ -40,14 +42,19 @@ class LeaseUnreachable(ReconcilerError):
     transient = True
 
 
+class _LoginAsked(LeaseUnreachable):
+    """Etcd wants a token, or a newer one; what it refused so has not happened."""
+
+
 @dataclass(frozen=True, slots=True)
 class EtcdAccess:
-    """How to reach etcd: its endpoints (tried in turn) and a client's certificate files."""
+    """How to reach etcd: endpoints (tried in turn), a client's certificate files, and a login."""
 
     endpoints: tuple[str, ...]
     ca: str = ""
     cert: str = ""
     key: str = ""
+    login: EtcdLogin | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +73,7 @@ class ScopeStore:
     prefix: str
     scope: str
     timeout_s: float = 1.0
+    _token: str | None = field(default=None, repr=False)
     _tls: ssl.SSLContext | None = field(default=None, repr=False)
 
     def read(self) -> Scope:
@@ -131,20 +139,48 @@ class ScopeStore:
         return bool(answer.get("dcs_last_seen"))
 
     def _call(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
-        problem = "no endpoints"
+        """Ask as the login's user, with another token once when etcd asks for one."""
+        if self._token is None:
+            self._log_in()
+        try:
+            return self._ask(path, body)
+        except _LoginAsked:
+            self._log_in()
+        return self._ask(path, body)
+
+    def _log_in(self) -> None:
+        self._token = ""
+        if self.access.login is None:
+            return
+        try:
+            password = Path(self.access.login.password_file).read_text(encoding="utf-8").strip()
+            body = {"name": self.access.login.user, "password": password}
+            self._token = str(self._ask(AUTHENTICATE, body)["token"])
+        except OSError:
+            return  # etcd itself says whether it asks for a login
+        except LeaseUnreachable as error:
+            if not needs_no_login(error.problem):
+                self._token = None
+                raise
+
+    def _ask(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        problem, token = "no endpoints", self._token or ""
         for endpoint in self.access.endpoints:
             try:
-                status, answer = self._request("POST", endpoint, path, body)
+                status, answer = self._request("POST", endpoint, path, body, token)
             except (OSError, http.client.HTTPException, ValueError) as error:
                 problem = f"{type(error).__name__}: {error}"
                 continue
             if status == 200:
                 return answer
-            problem = f"status {status}: {answer.get('error') or answer.get('message')}"
+            message = str(answer.get("error") or answer.get("message"))
+            if asks_for_login(message, token):
+                raise _LoginAsked("etcd", message, remedy="run `shardwright platform up`")
+            problem = f"status {status}: {message}"
         raise LeaseUnreachable("etcd", problem, remedy="look at the platform's etcd log")
 
     def _request(
-        self, method: str, base: str, path: str, body: Mapping[str, Any] | None
+        self, method: str, base: str, path: str, body: Mapping[str, Any] | None, token: str = ""
     ) -> tuple[int, dict[str, Any]]:
         url = urlsplit(base)
         connection: http.client.HTTPConnection
@@ -158,7 +194,8 @@ class ScopeStore:
             )
         try:
             text = None if body is None else json.dumps(body)
-            connection.request(method, url.path + path or "/", text)
+            headers = {"Authorization": token} if token else {}
+            connection.request(method, url.path + path or "/", text, headers)
             response = connection.getresponse()
             answer = json.loads(response.read(_ANSWER_BYTES_MAX))
         finally:

@@ -14,6 +14,7 @@ import shutil
 import sys
 import time
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -21,6 +22,7 @@ from reconciler.edges.local.home import write_record
 from reconciler.edges.local.process_identity import ProcessIdentity
 from reconciler.edges.local.supervisor_etcd import EtcdAccess, ScopeStore
 from reconciler.model.errors import ReconcilerError
+from reconciler.model.etcd_login import EtcdLogin
 
 #: A log that has grown past this is kept as ``NAME.1`` and started anew.
 LOG_BYTES_MAX = 16 * 1024 * 1024
@@ -65,8 +67,13 @@ class Member:
 
     @property
     def store(self) -> ScopeStore:
-        """Patroni's keys of this member's scope."""
-        return ScopeStore(self.etcd, self.patroni_prefix, self.scope)
+        """Patroni's keys of this member's scope; one store, which keeps its login."""
+        return _store(self.etcd, self.patroni_prefix, self.scope)
+
+
+@cache
+def _store(etcd: EtcdAccess, prefix: str, scope: str) -> ScopeStore:
+    return ScopeStore(etcd, prefix, scope)
 
 
 def read_member(folder: Path) -> Member:
@@ -88,6 +95,7 @@ def read_member(folder: Path) -> Member:
                 etcd.get("ca", ""),
                 etcd.get("cert", ""),
                 etcd.get("key", ""),
+                EtcdLogin(etcd["user"], etcd["password_file"]) if "user" in etcd else None,
             ),
             patroni_prefix=raw["patroni_prefix"].rstrip("/"),
             api_url=f"https://{raw['rest']['host']}:{raw['rest']['port']}",

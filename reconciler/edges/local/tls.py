@@ -2,6 +2,9 @@
 
 Valid for loopback only. The server certificate may also act as a client: etcd's own gRPC gateway
 dials etcd with it (etcd 3.4 and 3.5 ``embed/serve.go``), and Patroni members call one another.
+
+Neither has a common name: where etcd knows users, its gateway refuses a certificate with one (same
+file), as it could mean another user than the login does.
 """
 
 from __future__ import annotations
@@ -55,34 +58,74 @@ def client_context(home: Home) -> ssl.SSLContext:
 
 
 def ensure_certificates(home: Home) -> None:
-    """Create all certificate files unless they are there; the last one written is the sign."""
+    """Create all certificate files unless they are there; the last one written is the sign.
+
+    Those with a common name, of a home from before its etcd had users, are signed anew for the same
+    keys, so that who reads a key and a certificate meanwhile gets two that fit.
+    """
+    from cryptography.hazmat.primitives.asymmetric import ec
+
     tls = home.tls
     if (tls / "client.pem").exists():
+        if any(_has_common_name(tls / f"{name}.pem") for name in ("client", "server")):
+            ca_key = _read_key(tls / "ca.key")
+            _sign_leaves(tls, ca_key, _read_key(tls / "server.key"), _read_key(tls / "client.key"))
         return
+    tls.mkdir(mode=0o700, exist_ok=True)
+    ca_key, server, client = (ec.generate_private_key(ec.SECP256R1()) for _ in range(3))
+    ca = _builder(_ca_name(), ca_key, _ca_name(), ca_key, is_ca=True)
+    _write(tls / "ca", _sign(ca, ca_key), ca_key)
+    _sign_leaves(tls, ca_key, server, client)
+
+
+def _sign_leaves(
+    tls: Path,
+    ca_key: ec.EllipticCurvePrivateKey,
+    server: ec.EllipticCurvePrivateKey,
+    client: ec.EllipticCurvePrivateKey,
+) -> None:
     from cryptography import x509
-    from cryptography.hazmat.primitives.asymmetric import ec
     from cryptography.x509.oid import ExtendedKeyUsageOID
 
-    tls.mkdir(mode=0o700, exist_ok=True)
-    ca_key = ec.generate_private_key(ec.SECP256R1())
-    ca_name = _name("Shardwright local CA")
-    ca = _sign(_builder(ca_name, ca_key, ca_name, ca_key, is_ca=True), ca_key)
-    _write(tls / "ca", ca, ca_key)
     client_auth, server_auth = ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH
-    for name, usages in (("server", [server_auth, client_auth]), ("client", [client_auth])):
-        key = ec.generate_private_key(ec.SECP256R1())
-        builder = _builder(_name(f"shardwright-{name}"), key, ca_name, ca_key, is_ca=False)
+    leaves = (("server", server, [server_auth, client_auth]), ("client", client, [client_auth]))
+    for name, key, usages in leaves:
+        builder = _builder(_leaf_name(name), key, _ca_name(), ca_key, is_ca=False)
         builder = builder.add_extension(x509.ExtendedKeyUsage(usages), critical=False)
         if name == "server":
             builder = builder.add_extension(_loopback_names(), critical=False)
         _write(tls / name, _sign(builder, ca_key), key)
 
 
-def _name(common_name: str) -> x509.Name:
+def _has_common_name(file: Path) -> bool:
     from cryptography import x509
     from cryptography.x509.oid import NameOID
 
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
+    subject = x509.load_pem_x509_certificate(file.read_bytes()).subject
+    return bool(subject.get_attributes_for_oid(NameOID.COMMON_NAME))
+
+
+def _read_key(file: Path) -> ec.EllipticCurvePrivateKey:
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = serialization.load_pem_private_key(file.read_bytes(), None)
+    assert isinstance(key, ec.EllipticCurvePrivateKey)  # noqa: S101 - we wrote no other
+    return key
+
+
+def _ca_name() -> x509.Name:
+    from cryptography import x509
+    from cryptography.x509.oid import NameOID
+
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Shardwright local CA")])
+
+
+def _leaf_name(name: str) -> x509.Name:
+    from cryptography import x509
+    from cryptography.x509.oid import NameOID
+
+    return x509.Name([x509.NameAttribute(NameOID.ORGANIZATION_NAME, f"shardwright-{name}")])
 
 
 def _loopback_names() -> x509.SubjectAlternativeName:
