@@ -23,8 +23,8 @@ from reconciler.router.wire import Refusal
 
 _QUERY, _PARSE, _BIND = b"QPB"
 _HINTED = re.compile(
-    rb"Q....\s*/\*\s*shard_key\s*:\s*([^\s*'$]+)\s*\*/\s*(?:%s)\b" % PLAIN_WORDS.encode(),
-    re.IGNORECASE | re.DOTALL,
+    rb"Q....\s*/\*\s*shard(_key)?\s*:\s*([^\s*'$]+)\s*\*/\s*(?i:%s)\b" % PLAIN_WORDS.encode(),
+    re.DOTALL,
 )
 _EXECUTE_AND_SYNC = wire.frame(b"E", b"\0\0\0\0\0") + wire.frame(b"S")
 _ENDS = frozenset((_EXECUTE_AND_SYNC, wire.frame(b"D", b"P\0") + _EXECUTE_AND_SYNC))
@@ -71,7 +71,9 @@ class Quick:
         more = data.find(b";", found.end())
         if more >= 0 and not data[more + 1 : -1].isspace() and more != len(data) - 2:
             return False
-        return self._send(routing, routing.owner_of(found[1], binary=False), data)
+        if found[1]:
+            return self._send(routing, routing.owner_of(found[2], binary=False), data)
+        return self._send(routing, routing.named(found[2].decode()), data)
 
     def _parsed(self, routing: CompiledMap, data: bytes) -> bool:
         """Send an unnamed Parse, the same as the last one, and its Bind."""

@@ -114,6 +114,19 @@ def test_it_waits_out_a_fence_and_is_done_once(
     assert sorted(ident for _, ident in scene.rows(1)) == sorted(idents)
 
 
+def test_only_a_hint_that_is_one_counts(router: RunningRouter) -> None:
+    here, there, read = key_at(0), key_at(1), "SELECT id FROM entry"
+    with router.connect() as client:
+        for key in (here, there):
+            hinted(client, key, f"{key}", "x")
+        for hint, ident in (("shard: s0", here), (f"shard_key: {there}", there)):
+            rows = client.execute(f"/* {hint} */ {read}".encode()).fetchall()
+            assert rows == [(f"{ident}",)]
+        for text in (f"/* SHARD_KEY: {here} */ {read}", f"/* shard: s9 */ {read}"):
+            with pytest.raises((psycopg.errors.FeatureNotSupported, psycopg.DataError)):
+                client.execute(text.encode())
+
+
 @given(
     st.lists(st.one_of(st.none(), st.binary(max_size=9)), min_size=1, max_size=5),
     st.sampled_from(("none", "one", "each")),
