@@ -1,10 +1,13 @@
 """The reference router beside a direct connection and PgBouncer (Debian's package).
 
 ``python -m tests.bench.bench_router [SECONDS [PROCESSES]]`` (5 and 2). One read by key on a shard
-of the demo's shop, pgbench on the same machine, in one run. Direct and PgBouncer (session pooling,
-as the router's) go to one shard; the router serves both shards, and finds the shard in the three
-ways: from a hint, from a literal in a simple query (parsed each time it is new), from a prepared
-statement's parameter.
+of the demo's shop, pgbench on the same machine. All are up at once and are asked in turn for each
+number of clients, so that another load on the machine meets all of them. Login is by SCRAM and TLS
+is off everywhere; PgBouncer is one process, all it can be without being started several times.
+
+Direct and PgBouncer (session pooling, as the router's) go to one shard. The router serves both: by
+a key (in a hint, as a literal, as a prepared statement's parameter) each client comes to both and
+has a session at each, twice as many as PgBouncer's; by a shard's name it has as many.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,6 +37,7 @@ ROOT = Path(__file__).resolve().parents[2]
 READ = "SELECT name FROM customers WHERE id = :k;"
 SCRIPTS = {
     "hint": f"\\set k random(1, {ROWS})\n/* shard_key: :k */ {READ}\n",
+    "shard": f"\\set k random(1, {ROWS})\n/* shard: s0 */ {READ}\n",
     "plain": f"\\set k random(1, {ROWS})\n{READ}\n",
 }
 _FIGURES = re.compile(r"latency average = ([\d.]+) ms.*?tps = ([\d.]+)", re.DOTALL)
@@ -45,6 +49,14 @@ class Target:
     port: int
     script: str
     mode: str
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """Milliseconds a read took, and reads a second."""
+
+    ms: float
+    rate: float
 
 
 def shardwright(home: Path, *words: str) -> None:
@@ -95,7 +107,7 @@ def bouncer(folder: Path, port: int, shard: int, password: str) -> list[str] | N
     return [program, *as_user, str(folder / "ini")]
 
 
-def measure(target: Target, clients: int, seconds: int, folder: Path, password: str) -> str:
+def measure(target: Target, clients: int, seconds: int, folder: Path, password: str) -> Seen:
     script = folder / f"{target.script}.sql"
     script.write_text(SCRIPTS[target.script])
     command = [
@@ -108,8 +120,8 @@ def measure(target: Target, clients: int, seconds: int, folder: Path, password: 
     )
     found = _FIGURES.search(done.stdout)
     if done.returncode or found is None:
-        return f"failed: {done.stderr.splitlines()[-1:]}"
-    return f"{float(found[1]):8.3f} ms {float(found[2]):9.0f}/s"
+        raise AssertionError(f"{target.name}, {clients} clients: {done.stderr[-300:]}")
+    return Seen(float(found[1]), float(found[2]))
 
 
 def fill(home: Path) -> None:
@@ -149,34 +161,42 @@ def main(arguments: list[str]) -> None:
 
 
 def compare(home: Path, seconds: int, processes: int, shard: int, password: str) -> None:
-    """One after the other: each keeps its sessions, and a shard takes twice SESSIONS."""
+    """Ask all in turn; a shard takes twice SESSIONS."""
     folder = home.parent
     router, pooler = free_port(), free_port()
-    print(f"{'':32}" + "".join(f"{n:>16} clients" for n in CLIENTS))
-    direct = [Target("direct", shard, "plain", mode) for mode in ("simple", "prepared")]
-    report(direct, seconds, folder, password)
-    if command := bouncer(folder / "bouncer", pooler, shard, password):
-        with started(command, folder / "bouncer.log", pooler):
-            rows = [Target("pgbouncer", pooler, "plain", m) for m in ("simple", "prepared")]
-            report(rows, seconds, folder, password)
-    else:
-        print("pgbouncer is not installed: apt-get install pgbouncer")
+    targets = [Target("direct", shard, "plain", mode) for mode in ("simple", "prepared")]
     serve = [sys.executable, "-m", "reconciler.cli.main", "router", "run", "shop"]
     serve += ["--listen", f"127.0.0.1:{router}", "--processes", str(processes),
               "--backends-max", str(SESSIONS)]  # fmt: skip
-    with started(serve, folder / "router.log", router, SHARDWRIGHT_HOME=str(home)):
-        rows = [
+    with ExitStack() as up:
+        if command := bouncer(folder / "bouncer", pooler, shard, password):
+            up.enter_context(started(command, folder / "bouncer.log", pooler))
+            targets += [Target("pgbouncer", pooler, "plain", m) for m in ("simple", "prepared")]
+        else:
+            print("pgbouncer is not installed: apt-get install pgbouncer")
+        log = folder / "router.log"
+        up.enter_context(started(serve, log, router, SHARDWRIGHT_HOME=str(home)))
+        targets += [
+            Target("router, by shard", router, "shard", "simple"),
             Target("router, by hint", router, "hint", "simple"),
-            Target("router, by statement", router, "plain", "simple"),
+            Target("router, by literal", router, "plain", "simple"),
             Target("router, by parameter", router, "plain", "prepared"),
         ]
-        report(rows, seconds, folder, password)
+        for clients in CLIENTS:
+            report(targets, clients, seconds, folder, password)
 
 
-def report(rows: list[Target], seconds: int, folder: Path, password: str) -> None:
-    for target in rows:
-        cells = [measure(target, n, seconds, folder, password) for n in CLIENTS]
-        print(f"{target.name + ', ' + target.mode:32}" + "".join(f"{c:>24}" for c in cells))
+def report(targets: list[Target], clients: int, seconds: int, folder: Path, password: str) -> None:
+    """Print what each did, and beside PgBouncer in the same mode."""
+    yardsticks: dict[str, Seen] = {}
+    for target in targets:
+        seen = measure(target, clients, seconds, folder, password)
+        if target.name == "pgbouncer":
+            yardsticks[target.mode] = seen
+        yardstick = yardsticks.get(target.mode)
+        beside = f"{seen.rate / yardstick.rate:6.2f} x" if yardstick else ""
+        name = f"{target.name}, {target.mode}"
+        print(f"{clients:4} clients  {name:32}{seen.ms:9.3f} ms{seen.rate:9.0f}/s{beside}")
         sys.stdout.flush()
 
 
