@@ -18,7 +18,7 @@ from reconciler.model.errors import ReconcilerError
 from reconciler.model.names import DatabaseKey
 from reconciler.model.observed import ObservedState
 from reconciler.model.status import Readiness
-from reconciler.plan.approval import Asked, asked
+from reconciler.plan.actions import Asked
 from reconciler.plan.canary import Phase
 from reconciler.policy.rules import Outcome
 
@@ -211,8 +211,7 @@ def _held(outlook: Outlook) -> Conclusion | None:
 
 def _unapproved(world: World, outlook: Outlook, key: DatabaseKey) -> Conclusion | None:
     """Return what is said of a plan that waits for a person; note an approval that is taken up."""
-    database = next((d for d in outlook.loaded.desired.databases if d.key == key), None)
-    wanted = asked(database, outlook.plan.steps)
+    wanted = dict(outlook.plan.asked).get(key)
     if wanted is None:
         return None
     store, sight, now = world.eyes.store, world.eyes.sight, world.clock.now()

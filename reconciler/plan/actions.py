@@ -297,11 +297,26 @@ def by_database(steps: Iterable[Step]) -> dict[DatabaseKey, list[Step]]:
 
 
 @dataclass(frozen=True, slots=True)
+class Asked:
+    """Steps of one database's plan that are not applied without being asked for.
+
+    ``id`` names the approval, ``marks`` each step in it; ``titles`` say what they do. ``never`` are
+    the titles of those that no approval lets the daemon do.
+    """
+
+    id: str
+    marks: frozenset[str]
+    titles: tuple[str, ...]
+    never: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """All steps in an order in which they may run, and what stands still, and why.
 
     ``digest`` is over the steps and ``saw``; ``saw`` are (what, fingerprint) of everything the plan
-    was made from: a saved plan is refused when any of them differs.
+    was made from: a saved plan is refused when any of them differs. ``asked``: what of it the
+    daemon does not do without being told, by database.
     """
 
     source: str
@@ -312,6 +327,7 @@ class Plan:
     remarks: tuple[Remark, ...] = ()
     saw: tuple[tuple[str, str], ...] = ()
     digest: str = ""
+    asked: tuple[tuple[DatabaseKey, Asked], ...] = ()
 
     @property
     def id(self) -> str:

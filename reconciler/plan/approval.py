@@ -8,28 +8,14 @@ the id is the same in a pull request, on a screen and in the daemon. Any other s
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Iterable
 
 from reconciler.diff.changes import Remark
 from reconciler.model.desired import AutoApply, Database, DesiredState, Mode
 from reconciler.model.names import DatabaseKey
-from reconciler.plan.actions import CloseMove, Risk, Step, by_database
+from reconciler.plan.actions import Asked, CloseMove, Risk, Step, by_database
 from reconciler.plan.fingerprint import meaning_of
 from reconciler.spec.documents import APPROVAL_TRAILER
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """Steps of one database's plan that are not applied without being asked for.
-
-    ``id`` names the approval, ``marks`` each step in it; ``titles`` say what they do. ``never`` are
-    the titles of those that no approval lets the daemon do.
-    """
-
-    id: str
-    marks: frozenset[str]
-    titles: tuple[str, ...]
-    never: tuple[str, ...]
 
 
 def class_of(step: Step) -> str:
@@ -72,19 +58,23 @@ def _mark(digest: str, step: Step) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def remarks(desired: DesiredState, steps: tuple[Step, ...]) -> tuple[Remark, ...]:
-    """Return what a plan says of the approvals that the daemon will want for it."""
-    found = []
+def asked_of(desired: DesiredState, steps: tuple[Step, ...]) -> dict[DatabaseKey, Asked]:
+    """Return what waits for a person, of each database of which something does."""
     wanted = {database.key: database for database in desired.databases}
-    for key, mine in by_database(steps).items():
-        database = wanted.get(key)
-        waits = asked(database, tuple(mine))
-        if waits is None:
-            continue
+    found = {key: asked(wanted.get(key), tuple(mine)) for key, mine in by_database(steps).items()}
+    return {key: waits for key, waits in found.items() if waits}
+
+
+def remarks(
+    desired: DesiredState, waiting: Iterable[tuple[DatabaseKey, Asked]]
+) -> tuple[Remark, ...]:
+    """Return what a plan says of the approvals that the daemon will want for it."""
+    places = {database.key: database.place for database in desired.databases}
+    found = []
+    for key, waits in waiting:
         text = _never(waits) if waits.never else _asks(key, waits)
-        found.append(
-            Remark(key, text, database.place.at("spec", "autoApply") if database else None)
-        )
+        place = places[key].at("spec", "autoApply") if key in places else None
+        found.append(Remark(key, text, place))
     return tuple(found)
 
 

@@ -22,7 +22,7 @@ from reconciler.model.names import DatabaseKey, ScopeKey
 from reconciler.model.observed import ObservedState
 from reconciler.model.routing import RoutingMap
 from reconciler.plan.actions import Estimate, Plan, RestartMembers, Step, Wave, by_database
-from reconciler.plan.approval import remarks
+from reconciler.plan.approval import asked_of, remarks
 from reconciler.plan.canary import remark, wave_of
 from reconciler.plan.estimate import estimate, measured
 from reconciler.plan.fingerprint import digest_of, fingerprints
@@ -50,15 +50,17 @@ def make_plan(desired: DesiredState, observed: ObservedState, difference: Differ
     ids = order({id_: step.after for id_, step in linked.items()})
     steps = tuple(_estimated(linked[id_], estimate(linked[id_].action, known)) for id_ in ids)
     saw = fingerprints(desired, observed)
+    asked = tuple(asked_of(desired, steps).items())
     return Plan(
         source=desired.source,
         revision=desired.revision,
         steps=steps,
         refusals=difference.refusals,
         standstills=difference.standstills,
-        remarks=(*difference.remarks, *remarks(desired, steps), *_rollouts(desired, steps)),
+        remarks=(*difference.remarks, *remarks(desired, asked), *_rollouts(desired, steps)),
         saw=saw,
         digest=digest_of(desired.revision, steps, saw),
+        asked=asked,
     )
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from reconciler.engine.orders import Approval, approval
 from reconciler.engine.reconcile import approved_or_not
-from reconciler.plan.approval import Asked
+from reconciler.plan.actions import Asked
 
 NOW = datetime(2026, 11, 26, 12, tzinfo=UTC)
 WANTED = Asked(
