@@ -16,6 +16,8 @@ from reconciler.model.moves import Obstacle, SchemaObject
 from reconciler.spec.statements import split
 
 _CALLING = frozenset({"do", "call", "select", "with", "values", "table", "execute"})
+_OF_DUMPS = re.compile(r"select\s+(pg_catalog\.)?(set_config|setval)\s*\(", re.IGNORECASE)
+"""Calls in pg_dump's files, which make nothing."""
 _LAST_NAME = re.compile(r'(?:"((?:[^"]|"")+)"|([^".(]+))(?:\(.*)?$')
 
 
@@ -41,7 +43,12 @@ def unmade_objects(
 @lru_cache(maxsize=1024)
 def _calls(text: str) -> bool:
     """Tell whether a file calls what may make anything. Kept: databases share their files."""
-    return any(statement.words[:1] and statement.words[0] in _CALLING for statement in split(text))
+    return any(
+        statement.words[:1]
+        and statement.words[0] in _CALLING
+        and not _OF_DUMPS.match(statement.text)
+        for statement in split(text)
+    )
 
 
 def _bare(name: str) -> str:

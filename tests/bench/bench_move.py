@@ -170,6 +170,8 @@ def dump_and_restore(source: TestShard, target: TestShard, server: PostgresServe
         stdin=dump.stdout, env=environment, check=False, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     assert dump.wait() == 0
+    with target.connect() as connection:
+        connection.execute("ANALYZE")  # as after a move, and after tablesync
 
 
 def copy_files(server: PostgresServer, size: int) -> None:

@@ -44,3 +44,12 @@ def test_what_no_file_speaks_of_is_told_with_its_cure() -> None:
 def test_nothing_is_told_where_a_file_may_make_anything(text: str) -> None:
     assert unmade(f"CREATE TABLE a (id int); {text}", RICH) == []
     assert unmade("CREATE FUNCTION f() RETURNS int AS 'SELECT 1'", RICH) != []
+
+
+def test_a_dump_makes_only_what_it_names() -> None:
+    dump = """
+    SELECT pg_catalog.set_config('search_path', '', false);
+    CREATE TABLE public.a (id int);
+    SELECT pg_catalog.setval('public.s', 1, false);
+    """
+    assert len(unmade(dump, RICH)) == 1
