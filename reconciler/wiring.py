@@ -65,6 +65,7 @@ def open_reading_world(settings: Settings) -> World:
 
 def _open(settings: Settings, *, reads_only: bool) -> World:
     from reconciler.edges.etcd import EtcdStore
+    from reconciler.edges.local.clone import LocalClones
     from reconciler.edges.local.etcd_users import EtcdUser
     from reconciler.edges.patroni import PatroniRest
     from reconciler.edges.postgres import PostgresSql
@@ -85,7 +86,9 @@ def _open(settings: Settings, *, reads_only: bool) -> World:
             clock=clock,
             parallel=settings.observe_parallel,
         ),
-        mover=LogicalMover(timeouts=postgres, room=platform.free_bytes),
+        mover=LogicalMover(
+            timeouts=postgres, room=platform.free_bytes, clones=LocalClones(platform)
+        ),
         clock=clock,
         settings=settings,
         actor=actor(),

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from reconciler.diff.changes import MoveKeys, PublishRouting, Remark, RenameShard, RetireShard
-from reconciler.model.desired import Database
+from reconciler.model.desired import CopyDriver, Database
 from reconciler.model.keyspace import KeySet, KeySetIndex
+from reconciler.model.moves import Copying
 from reconciler.model.names import Epoch, ScopeKey, ShardName, member_name
 from reconciler.model.observed import ObservedDatabase, ObservedShard, Unseen
 from reconciler.model.platform import Endpoint
@@ -21,13 +22,14 @@ def moves(database: Database, seen: ObservedDatabase, scopes: Scopes) -> Iterato
     if not isinstance(routing, RoutingMap):
         return
     there = {shard.key: shard for shard in seen.shards}
-    blocks = {(p.source_scope, p.target_scope, p.keys): p.blocks for p in seen.preflights}
+    told = {(p.source_scope, p.target_scope, p.keys): p for p in seen.preflights}
     owned = KeySetIndex(owner.keys for owner in routing.owners)
     for shard in database.shards:
         for index, keys in owned.shared(shard.keys):
             owner = routing.owners[index]
             source = ScopeKey(database.key.namespace, owner.scope)
             if source != scopes[shard.name]:
+                preflight = told.get((source, scopes[shard.name], keys))
                 yield MoveKeys(
                     database.key,
                     owner.shard,
@@ -40,9 +42,13 @@ def moves(database: Database, seen: ObservedDatabase, scopes: Scopes) -> Iterato
                     database.resharding.rollback_window_s,
                     shard.place.at("keys"),
                     database.resharding.latency_ratio_max,
-                    database.resharding.copy,
-                    blocks.get((source, scopes[shard.name], keys), ()),
+                    preflight.copying if preflight else _asked_for(database),
+                    preflight.blocks if preflight else (),
                 )
+
+
+def _asked_for(database: Database) -> Copying:
+    return Copying(database.resharding.copy or CopyDriver.OWN)
 
 
 def _share_of_tables(

@@ -74,7 +74,7 @@ def rotate_passwords(
             [generation],
         )
         for role in roles:
-            connection.execute(_password(connection, role))
+            connection.execute(password_statement(connection, role))
 
 
 def _noted_generation(target: Target, token: FencingToken) -> int:
@@ -109,10 +109,10 @@ def _ensure_role(connection: psycopg.Connection, role: Credential, *, set_passwo
             ).format(sql.Identifier(role.role))
         )
         if exists is None or set_password:
-            connection.execute(_password(connection, role))
+            connection.execute(password_statement(connection, role))
 
 
-def _password(connection: psycopg.Connection, role: Credential) -> sql.Composed:
+def password_statement(connection: psycopg.Connection, role: Credential) -> sql.Composed:
     """Return ALTER ROLE with a SCRAM verifier; what fails it never shows the password."""
     verifier = connection.pgconn.encrypt_password(
         role.password.encode(), role.role.encode(), b"scram-sha-256"

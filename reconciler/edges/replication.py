@@ -20,6 +20,7 @@ from reconciler.edges import (
     replication_matviews,
     replication_numbers,
     replication_preflight,
+    replication_seed,
     replication_streams,
     replication_sweep,
     replication_tablesync,
@@ -34,7 +35,6 @@ from reconciler.edges.replication_ends import (
     Room,
     check_fence,
     install,
-    one_text,
     open_session,
     server,
     unknown_room,
@@ -46,6 +46,7 @@ from reconciler.edges.replication_guards import (
     narrowed,
     read_guards,
 )
+from reconciler.edges.replication_seed import Clones
 from reconciler.edges.replication_witness import Witness, open_witness, verify_cut
 from reconciler.model.access import Seat
 from reconciler.model.desired import CopyDriver
@@ -61,6 +62,7 @@ from reconciler.model.moves import (
     NumberBlock,
     Obstacle,
     SchemaObject,
+    SeedFacts,
     Side,
 )
 from reconciler.model.names import Epoch, FencingToken
@@ -79,8 +81,10 @@ class LogicalMover:
         limits: Limits = Limits(),  # noqa: B008  frozen
         timeouts: PostgresTimeouts = PostgresTimeouts(),  # noqa: B008  frozen
         room: Room = unknown_room,
+        clones: Clones | None = None,
     ) -> None:
         self._limits, self._timeouts, self._room = limits, timeouts, room
+        self._clones = clones
         self._witnesses: dict[MoveId, Witness] = {}
 
     def preflight(self, move: Move, source: Seat, target: Seat | None) -> tuple[Obstacle, ...]:
@@ -96,6 +100,11 @@ class LogicalMover:
     def schema_objects(self, move: Move, source: Seat) -> tuple[SchemaObject, ...]:
         """Return what the source has beside tables that schema files make by its name."""
         return replication_preflight.objects_at_source(self._ends(move, source, source, _NOBODY))
+
+    def seed_facts(self, move: Move, source: Seat, target: Seat | None) -> SeedFacts:
+        """Return what a physical copy of the source would be; changes nothing."""
+        ends = self._ends(move, source, target or source, _NOBODY)
+        return replication_seed.seed_facts(ends, self._clones)
 
     def number_blocks(
         self, move: Move, source: Seat, target: Seat | None
@@ -164,6 +173,9 @@ class LogicalMover:
                 replication_copy.copy_rows(ends, progress, stopping)
             case CopyDriver.NATIVE:
                 replication_tablesync.sync_rows(ends, progress, stopping)
+            case CopyDriver.PHYSICAL:
+                clones = replication_seed.require(self._clones)
+                replication_seed.seed_rows(ends, clones, progress, stopping)
             case _:
                 assert_never(move.copy)
 
@@ -175,11 +187,14 @@ class LogicalMover:
         """Let the target follow the slot of the copy. Raises NotReady without a whole copy."""
         ends = self._ends(move, source, target, token)
         with open_session(ends.target) as connection:
-            query = "SELECT slot FROM shardwright.moved WHERE move_id = %s"
-            slot = one_text(connection, query, move.id)
+            query = "SELECT slot, CASE seeded WHEN slot THEN lsn::text END FROM shardwright.moved"
+            row = connection.execute(f"{query} WHERE move_id = %s", [move.id]).fetchone()
+        slot, origin = row or ("", None)
         if not slot:
             raise NotReady(f"move {move.id}", "no whole copy is at the target")
-        replication_streams.subscribe(ends.target, ends.source, ends.forward, slot, ends)
+        replication_streams.subscribe(
+            ends.target, ends.source, ends.forward, slot, ends, origin=origin or ""
+        )
 
     def verify(self, move: Move, source: Seat, target: Seat, token: FencingToken) -> Comparison:
         """Compare all rows exactly, and note that they were equal. Raises NotReady."""
@@ -271,6 +286,8 @@ class LogicalMover:
 
     def clean(self, move: Move, source: Seat, target: Seat, token: FencingToken) -> None:
         """Remove every stream and note from the sides that answer; raises for one that does not."""
+        if self._clones and move.copy is CopyDriver.PHYSICAL:
+            self._clones.discard(move.target_scope)
         replication_clean.clean(self._ends(move, source, target, token))
 
     def prune(
@@ -290,10 +307,15 @@ class LogicalMover:
 
     def sweep(self, seat: Seat) -> tuple[Leftover, ...]:
         """List every object and note of any move that is on a side."""
-        return replication_sweep.leftovers(server(seat, self._timeouts))
+        beside = self._clones.left(seat.login.key) if self._clones else ()
+        clones = replication_sweep.clones_left(beside)
+        return (*clones, *replication_sweep.leftovers(server(seat, self._timeouts)))
 
     def remove(self, id_: MoveId, seat: Seat, token: FencingToken) -> None:
         """Take away all that is of a move on one side. Raises NotReady, IndexNotBuilt."""
+        scope = seat.login.key
+        if self._clones and any(id_ in name for name in self._clones.left(scope)):
+            self._clones.discard(scope)
         replication_sweep.remove(server(seat, self._timeouts), id_, token, self._limits)
 
     def _ends(self, move: Move, source: Seat, target: Seat, token: FencingToken) -> Ends:

@@ -36,8 +36,9 @@ from reconciler.edges.replication_streams import (
     stop_following,
 )
 from reconciler.edges.replication_tables import Heap, MovedTable, sharded_tables
+from reconciler.model.desired import CopyDriver
 from reconciler.model.errors import ReconcilerError
-from reconciler.model.moves import Side
+from reconciler.model.moves import Side, Stage
 
 
 def clean(ends: Ends) -> None:
@@ -116,22 +117,30 @@ def prune(ends: Ends, side: Side, stopping: Callable[[], bool]) -> int:
     to stop. Raises GuardsForbid, ViewNotRefreshed.
     """
     at = ends.source if side is Side.SOURCE else ends.target
-    _check_refused(ends, at)
+    check_refused(ends, at)
     note_stale(at, ends)
     with open_session(patient(at, ends.limits), session_replication_role="replica") as connection:
         tables = sharded_tables(connection, ends.move)
         for table in tables:
+            gone = sql.SQL("true") if _is_all_copied(ends, side) else table.where(ends.move.keys)
             for heap in table.heaps:
-                if not _prune_heap(connection, ends, at, (table, heap), stopping):
+                if not delete_rows(connection, ends, at, (heap, gone), stopping):
                     return sum(_count(connection, ends, t) for t in tables)
-                _vacuum(connection, heap)
+                vacuum(connection, heap)
     refresh_noted(patient(at, ends.limits), ends.move.id, ends.token, stopping=stopping)
     if side is Side.TARGET:
         _forget_prepared(ends)
     return 0
 
 
-def _check_refused(ends: Ends, at: Server) -> None:
+def _is_all_copied(ends: Ends, side: Side) -> bool:
+    """Whether the target's other rows are copies as well: of a whole shard, that did not go on."""
+    move = ends.move
+    physical = move.copy is CopyDriver.PHYSICAL and not move.target_keys
+    return physical and side is Side.TARGET and move.stage is Stage.BEFORE
+
+
+def check_refused(ends: Ends, at: Server) -> None:
     """Raise GuardsForbid unless every table refuses the keys."""
     with open_session(at) as connection:
         take_over(connection, ends.token)
@@ -142,15 +151,20 @@ def _check_refused(ends: Ends, at: Server) -> None:
         raise GuardsForbid(at.subject, problem)
 
 
-def _prune_heap(
+def delete_rows(
     connection: psycopg.Connection,
     ends: Ends,
     at: Server,
-    part: tuple[MovedTable, Heap],
+    part: tuple[Heap, sql.Composable],
     stopping: Callable[[], bool],
+    share: float | None = None,
 ) -> bool:
-    """Go once through a heap; nothing new can come, as the guard refuses. False: was stopped."""
-    table, heap = part
+    """Go once through a heap, deleting what a condition tells; nothing new can come meanwhile.
+
+    ``share`` is the part of the time that it works, else the limits' ``prune_share``. False: it was
+    stopped.
+    """
+    heap, condition = part
     pages, limits = -(-heap.main_bytes // 8192), ends.limits
     for first in range(0, pages, limits.prune_pages):
         if stopping():
@@ -164,14 +178,14 @@ def _prune_heap(
                 heap.identifier,
                 sql.Literal(f"({first},0)"),
                 sql.Literal(f"({first + limits.prune_pages},0)"),
-                table.where(ends.move.keys),
+                condition,
             )
-        worked = time.monotonic() - begun
-        time.sleep(worked * (1 - limits.prune_share) / limits.prune_share)
+        worked, share = time.monotonic() - begun, share or limits.prune_share
+        time.sleep(worked * (1 - share) / share)
     return True
 
 
-def _vacuum(connection: psycopg.Connection, heap: Heap) -> None:
+def vacuum(connection: psycopg.Connection, heap: Heap) -> None:
     """Give the room of the deleted rows back to the table, slowly, and count what is left.
 
     Not to the disk: that would lock out readers.

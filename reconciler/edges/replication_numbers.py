@@ -20,6 +20,7 @@ from psycopg import sql
 from reconciler.edges.postgres_guards import ATTEMPTS_MAX, PAUSE_S, WRITERS_WAIT_MS
 from reconciler.edges.postgres_session import Target as Server
 from reconciler.edges.replication_ends import Ends, NotReady, open_session
+from reconciler.model.desired import CopyDriver
 from reconciler.model.errors import ReconcilerError
 from reconciler.model.moves import NumberBlock
 from reconciler.model.names import FencingToken
@@ -159,7 +160,9 @@ def number_blocks(ends: Ends, *, new: bool) -> tuple[NumberBlock, ...]:
     """Return what each side would give out if they were divided now. Raises NumbersUsedUp."""
     with open_session(ends.source) as here:
         mine = read_numbers(here)
-    if new:
+    if ends.move.copy is CopyDriver.PHYSICAL:
+        theirs = mine
+    elif new:
         theirs = fresh(mine)
     else:
         with open_session(ends.target) as there:

@@ -44,7 +44,8 @@ def preflight_source(ends: Ends) -> tuple[Obstacle, ...]:
     with open_session(ends.source) as here:
         seen = _look(here, ends)
         mine = read_numbers(here)
-        more = (*_native(ends, here, seen), *_numbers(mine, fresh(mine)))
+        new = fresh(mine) if ends.move.copy is not CopyDriver.PHYSICAL else mine
+        more = (*_native(ends, here, seen), *_numbers(mine, new))
     return tuple(dict.fromkeys((*_shard(ends.source, seen), *_source_only(ends, seen), *more)))
 
 

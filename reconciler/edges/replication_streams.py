@@ -51,6 +51,12 @@ SELECT format('prepared transaction %s of %s in database %s', gid, owner, databa
 """
 
 
+_ADVANCE_ORIGIN = """
+SELECT pg_replication_origin_advance('pg_' || oid, %s::pg_lsn) FROM pg_subscription
+ WHERE subname = %s AND subdbid = (SELECT oid FROM pg_database WHERE datname = current_database())
+"""
+
+
 class FilterVoid(ReconcilerError):
     """A publication's row filter is not what was asked for, so it would send foreign rows.
 
@@ -184,18 +190,33 @@ def slot_blocked(publisher: Server) -> SlotBlocked:
     )
 
 
-def subscribe(subscriber: Server, publisher: Server, name: str, slot: str, ends: Ends) -> None:
-    """Let one side follow a slot of the other that is there already. Raises NotReady."""
+def subscribe(
+    subscriber: Server, publisher: Server, name: str, slot: str, ends: Ends, *, origin: str = ""
+) -> None:
+    """Let one side follow a slot of the other that is there already. Raises NotReady.
+
+    ``origin`` is the LSN up to which it has everything, where that is beyond the slot's beginning.
+    """
     if is_subscribed(subscriber, name):
         follow_again(subscriber, publisher, name, slot, ends.token)
     else:
-        create_subscription(subscriber, publisher, name, slot, ends)
+        create_subscription(subscriber, publisher, name, slot, ends, origin=origin)
 
 
 def create_subscription(
-    subscriber: Server, publisher: Server, name: str, slot: str, ends: Ends, *, syncs: bool = False
+    subscriber: Server,
+    publisher: Server,
+    name: str,
+    slot: str,
+    ends: Ends,
+    *,
+    syncs: bool = False,
+    origin: str = "",
 ) -> None:
-    """Make a subscription to a slot; with ``syncs`` it brings all rows, once it is enabled."""
+    """Make a subscription to a slot; with ``syncs`` it brings all rows, once it is enabled.
+
+    With ``origin`` it begins there: a slot's own position may fall back when its server crashes.
+    """
     with open_session(publisher) as connection:
         if not slot_is_whole(connection, slot):
             raise NotReady(publisher.subject, f"slot {slot} is not there, or has lost WAL")
@@ -212,7 +233,7 @@ def create_subscription(
             sql.Identifier(name),
             sql.Literal(conninfo(publisher, name)),
             sql.Identifier(name),
-            sql.SQL("copy_data, enabled = false" if syncs else "copy_data = false"),
+            sql.SQL("copy_data, enabled = false" if syncs else _begins_at(origin)),
             sql.Literal(slot),
             sql.SQL("on" if portable and mine // 10_000 == version // 10_000 else "off"),
             # On 15 there is no origin; the order in ``reverse`` keeps rows from going round.
@@ -221,6 +242,13 @@ def create_subscription(
                 + (", failover = true" if kept and mine >= KEPT_SINCE else "")
             ),
         )
+        if origin:
+            connection.execute(_ADVANCE_ORIGIN, [origin, name])
+            run(connection, "ALTER SUBSCRIPTION {} ENABLE", sql.Identifier(name))
+
+
+def _begins_at(origin: str) -> str:
+    return "copy_data = false, enabled = false" if origin else "copy_data = false"
 
 
 def follow_again(

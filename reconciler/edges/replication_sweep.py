@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from psycopg import sql
 
 from reconciler.edges.postgres_session import Target as Server
@@ -60,6 +62,12 @@ def leftovers(at: Server) -> tuple[Leftover, ...]:
         if one_text(connection, "SELECT to_regclass('shardwright.moved')"):
             found += connection.execute(_NOTES, {"ours": _OURS}).fetchall()
     return tuple(Leftover(MoveId(str(id_)), f"{kind} {name}") for id_, kind, name in found)
+
+
+def clones_left(names: tuple[str, ...]) -> tuple[Leftover, ...]:
+    """Return the physical copies that moves began and that are not in place, by their names."""
+    found = ((re.match(_OURS, name), name) for name in names)
+    return tuple(Leftover(MoveId(m[1]), f"copy of a shard {name}") for m, name in found if m)
 
 
 def remove(at: Server, id_: MoveId, token: FencingToken, limits: Limits) -> None:

@@ -17,10 +17,11 @@ from reconciler.engine.ports import Mover
 from reconciler.model.access import Seat
 from reconciler.model.desired import Database, DesiredState
 from reconciler.model.errors import ReconcilerError
-from reconciler.model.moves import Preflight
+from reconciler.model.moves import Move, Preflight, SeedFacts
 from reconciler.model.names import DatabaseKey, ScopeKey
 from reconciler.model.observed import Catalog, ObservedDatabase, ObservedState, Unseen
 from reconciler.model.routing import RoutingMap
+from reconciler.plan.copying import choose_copy, in_the_way
 from reconciler.plan.moves import begin_move
 from reconciler.plan.planner import make_plan
 from reconciler.plan.steps_database import move_action
@@ -85,12 +86,15 @@ def _preflight(
             return Preflight(*where, silent)
         whole = all(_has_schema(there, scope, database) for scope in where[:2])
         target = _seat(eyes, there, change.target_scope) if whole else None
-        obstacles = mover.preflight(move, source, target)
+        facts = _seed_facts(mover, there, database, change, (move, source, target))
+        copying = choose_copy(database.resharding.copy, _moved_bytes(change), facts)
+        move = replace(move, copy=copying.driver)
+        obstacles = (*in_the_way(copying, facts), *mover.preflight(move, source, target))
         if _is_new(there, change.target_scope):
             made = mover.schema_objects(move, source)
             obstacles += unmade_objects(database.schema, made, change.source, change.target)
         blocks = () if obstacles else mover.number_blocks(move, source, target)
-        return Preflight(*where, obstacles, blocks)
+        return Preflight(*where, obstacles, blocks, copying)
     except ReconcilerError as error:
         unseen = Unseen("postgres", error.subject, f"{error.code} {error.problem}")
         return Preflight(*where, unseen)
@@ -100,6 +104,28 @@ def _is_new(there: ObservedDatabase, scope: ScopeKey) -> bool:
     """Whether a shard has nothing yet but what its schema files will make."""
     shard = there.shard(scope)
     return shard is None or (isinstance(shard.catalog, Catalog) and not shard.catalog.history)
+
+
+def _seed_facts(
+    mover: Mover,
+    there: ObservedDatabase,
+    database: Database,
+    change: MoveKeys,
+    ends: tuple[Move, Seat, Seat | None],
+) -> SeedFacts:
+    """Return what the mover tells of a physical copy; it cannot be of another major version."""
+    facts = mover.seed_facts(*ends)
+    source, target = there.shard(change.source_scope), there.shard(change.target_scope)
+    runs = source.platform.version if source else ""
+    wanted = target.platform.version if target else database.version
+    if runs != wanted:
+        odd = f"{change.source} runs PostgreSQL {runs}, {change.target} {wanted}"
+        return replace(facts, hindrances=(*facts.hindrances, odd))
+    return facts
+
+
+def _moved_bytes(change: MoveKeys) -> int | None:
+    return None if change.tables is None else sum(size for _, size, _ in change.tables)
 
 
 def _has_schema(there: ObservedDatabase, scope: ScopeKey, database: Database) -> bool:

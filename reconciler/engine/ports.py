@@ -23,6 +23,7 @@ from reconciler.model.moves import (
     NumberBlock,
     Obstacle,
     SchemaObject,
+    SeedFacts,
     Side,
 )
 from reconciler.model.names import Epoch, FencingToken, MemberName, ScopeKey
@@ -259,6 +260,10 @@ class Mover(Protocol):
 
     def schema_objects(self, move: Move, source: Seat) -> tuple[SchemaObject, ...]:
         """Return what the source has beside tables that schema files make by its name."""
+        ...
+
+    def seed_facts(self, move: Move, source: Seat, target: Seat | None) -> SeedFacts:
+        """Return what a physical copy of the source would be."""
         ...
 
     def number_blocks(

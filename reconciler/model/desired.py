@@ -100,19 +100,21 @@ class CopyDriver(StrEnum):
     """Our own copier: parallel, in binary, indexes afterwards; cut short, it starts over."""
     NATIVE = "native"
     """PostgreSQL's tablesync: slower, but it goes on by itself after any crash."""
+    PHYSICAL = "physical"
+    """A physical copy of all of the source, left with the keys: for a new, large shard."""
 
 
 @dataclass(frozen=True, slots=True)
 class Resharding:
     """Limits of online moves: the pause of writers, the way back, the slow-down allowed.
 
-    ``copy`` is the driver that brings the rows.
+    ``copy`` is the driver that brings the rows; None lets each plan choose.
     """
 
     pause_max_ms: int = 100
     rollback_window_s: int = 86_400
     latency_ratio_max: float = 2.0
-    copy: CopyDriver = CopyDriver.OWN
+    copy: CopyDriver | None = None
 
 
 class Mode(StrEnum):

@@ -256,10 +256,35 @@ class NumberBlock:
 
 
 @dataclass(frozen=True, slots=True)
+class Copying:
+    """Who brings the rows of a move, and why in words, where there was a choice.
+
+    ``whole_bytes`` is the size of the whole source; 0 when nobody asked.
+    """
+
+    driver: CopyDriver = CopyDriver.OWN
+    why: str = ""
+    whole_bytes: int = 0
+
+
+AS_USUAL = Copying()
+"""By our own copier, without a choice."""
+
+
+@dataclass(frozen=True, slots=True)
+class SeedFacts:
+    """What a physical copy of the source would be: its bytes, and why it cannot be had."""
+
+    bytes: int
+    hindrances: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Preflight:
     """What stands in the way of a move that is wanted and has not begun; Unseen: no answer.
 
-    ``blocks`` are of the sequences that the move will divide, as they stand now.
+    ``blocks`` are of the sequences that the move will divide, as they stand now. ``copying`` is
+    how the rows will come.
     """
 
     source_scope: ScopeKey
@@ -267,6 +292,7 @@ class Preflight:
     keys: KeySet
     found: tuple[Obstacle, ...] | Unseen
     blocks: tuple[NumberBlock, ...] = ()
+    copying: Copying = AS_USUAL
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,6 @@ from typing import TypeAlias
 
 from reconciler.diff.changes import Refusal, Remark, Standstill
 from reconciler.model.desired import (
-    CopyDriver,
     Deletion,
     KeyType,
     Place,
@@ -22,7 +21,7 @@ from reconciler.model.desired import (
     ShardedTable,
 )
 from reconciler.model.keyspace import KeySet
-from reconciler.model.moves import Move, NumberBlock, Wish
+from reconciler.model.moves import AS_USUAL, Copying, Move, NumberBlock, Wish
 from reconciler.model.names import DatabaseKey, Epoch, MemberName, ScopeKey, ShardName
 from reconciler.model.platform import ShardBlueprint
 from reconciler.model.routing import RoutingMap
@@ -161,7 +160,7 @@ class MoveKeyRange:
     pause_max_ms: int
     rollback_window_s: int
     latency_ratio_max: float = 0.0
-    copy: CopyDriver = CopyDriver.OWN
+    copying: Copying = AS_USUAL
     blocks: tuple[NumberBlock, ...] = ()
 
 

@@ -6,10 +6,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from statistics import median
 
+from reconciler.model.desired import CopyDriver
 from reconciler.plan.actions import Action, Estimate, MoveKeyRange
-
-_MOVE_BYTES_PER_S = 60e6
-"""Copy, indexes and catching up together: resharding.md, section 2, on two small cores."""
+from reconciler.plan.copying import COPY_BYTES_PER_S, seed_seconds
 
 
 def kind_of(action: Action) -> str:
@@ -42,6 +41,12 @@ def estimate(action: Action, known: Mapping[str, Estimate]) -> Estimate:
     if found and not isinstance(action, MoveKeyRange):
         return found
     if isinstance(action, MoveKeyRange) and action.tables is not None:
-        size = sum(number for _, number, _ in action.tables)
-        return Estimate(round(size / _MOVE_BYTES_PER_S, 1), "at an assumed 60 MB/s")
+        return _of_move(action, sum(number for _, number, _ in action.tables))
     return Estimate(None, "none has run here yet")
+
+
+def _of_move(action: MoveKeyRange, size: int) -> Estimate:
+    if action.copying.driver is CopyDriver.PHYSICAL:
+        whole = max(action.copying.whole_bytes, size)
+        return Estimate(round(seed_seconds(whole, size), 1), "at an assumed 200 MB/s of the shard")
+    return Estimate(round(size / COPY_BYTES_PER_S, 1), "at an assumed 60 MB/s")

@@ -10,6 +10,7 @@ import hashlib
 from dataclasses import replace
 
 from reconciler.model.desired import DesiredState, Revision
+from reconciler.model.moves import AS_USUAL
 from reconciler.model.observed import (
     Catalog,
     ObservedDatabase,
@@ -114,10 +115,10 @@ def digest_of(revision: Revision, steps: tuple[Step, ...], saw: tuple[tuple[str,
 
 
 def meaning_of(action: Action) -> Action:
-    """Return an action without sizes and sequences as they stood: they change by themselves."""
+    """Return an action without sizes, sequences and what follows from them: they change."""
     match action:
         case MoveKeyRange():
-            return replace(action, tables=None, blocks=())
+            return replace(action, tables=None, blocks=(), copying=AS_USUAL)
         case DestroyShard():
             return replace(action, bytes=None)
         case _:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
-from reconciler.model.desired import ShardedTable
+from reconciler.model.desired import CopyDriver, ShardedTable
 from reconciler.model.keyspace import KeySet
 from reconciler.model.moves import Move, MoveId
 from reconciler.model.names import Epoch
@@ -19,6 +19,7 @@ def begin_move(action: MoveKeyRange, routing: RoutingMap, started_at: str) -> Mo
     is one, and the same keys moved once more later is another.
     """
     owned = {owner.scope: owner.keys for owner in routing.owners}
+    target_keys = owned.get(action.target_scope.scope, KeySet())
     epoch = Epoch(routing.epoch + 1)
     identity = (action.database, action.source_scope, action.target_scope, str(action.keys), epoch)
     digest = hashlib.sha256(repr(identity).encode()).hexdigest()
@@ -31,7 +32,7 @@ def begin_move(action: MoveKeyRange, routing: RoutingMap, started_at: str) -> Mo
         target_scope=action.target_scope,
         keys=action.keys,
         source_keys=owned.get(action.source_scope.scope, KeySet()),
-        target_keys=owned.get(action.target_scope.scope, KeySet()),
+        target_keys=target_keys,
         epoch=epoch,
         key_type=routing.key_type,
         tables=tuple(ShardedTable(name, key) for name, key in routing.tables),
@@ -40,5 +41,12 @@ def begin_move(action: MoveKeyRange, routing: RoutingMap, started_at: str) -> Mo
         rollback_window_s=action.rollback_window_s,
         latency_ratio_max=action.latency_ratio_max,
         started_at=started_at,
-        copy=action.copy,
+        copy=_driver(action.copying.driver, target_keys),
     )
+
+
+def _driver(chosen: CopyDriver, target_keys: KeySet) -> CopyDriver:
+    """A shard that has got keys since, by an earlier move of the plan, is not made anew."""
+    if chosen is CopyDriver.PHYSICAL and target_keys:
+        return CopyDriver.OWN
+    return chosen

@@ -62,7 +62,8 @@ class ActionV1(Struct, rename="camel", omit_defaults=True):
     target_scope: str = ""
     pause_max_ms: int = 0
     rollback_window_s: int = 0
-    copy: Annotated[str, Meta(description="Who brings the rows: own or native.")] = ""
+    copy: Annotated[str, Meta(description="Who brings the rows: own, native or physical.")] = ""
+    copy_why: Annotated[str, Meta(description="Why, where there was a choice.")] = ""
     sequences: Annotated[
         list[SequenceV1], Meta(description="Those that the move divides, as they stood.")
     ] = []
@@ -211,6 +212,6 @@ def _move(move: act.MoveKeyRange) -> ActionV1:
         source=move.source, target=move.target,
         source_scope=str(move.source_scope), target_scope=str(move.target_scope),
         pause_max_ms=move.pause_max_ms, rollback_window_s=move.rollback_window_s,
-        copy=move.copy.value,
+        copy=move.copying.driver.value, copy_why=move.copying.why,
         sequences=[SequenceV1(b.sequence, b.source, b.target) for b in move.blocks],
     )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import assert_never
 
 from reconciler.model.desired import CopyDriver
 from reconciler.model.keyspace import KeySet
@@ -86,7 +87,7 @@ def move_notes(move: MoveKeyRange) -> tuple[str, ...]:
     return (
         f"writes to the range wait at most {duration(move.pause_max_ms / 1000)}; "
         f"reversible for {duration(move.rollback_window_s)}, then pruned from {move.source}",
-        _DRIVERS[move.copy],
+        _driver(move),
         *_sequences(move),
     )
 
@@ -105,7 +106,20 @@ def _sequences(move: MoveKeyRange) -> Iterator[str]:
         yield f"{counted(more, 'more sequence')} divided in the same way"
 
 
-_DRIVERS = {
-    CopyDriver.OWN: "rows come by a parallel binary copy: the fastest way",
-    CopyDriver.NATIVE: "rows come by tablesync, as asked for: slower, resumes by itself",
-}
+def _driver(move: MoveKeyRange) -> str:
+    match move.copying.driver:
+        case CopyDriver.OWN:
+            return f"rows come by a parallel binary copy{_because(move.copying.why)}"
+        case CopyDriver.NATIVE:
+            return "rows come by tablesync, as asked for: slower, resumes by itself"
+        case CopyDriver.PHYSICAL:
+            return (
+                f"{move.target} is made anew as a physical copy of {move.source}, then left with "
+                f"these keys only{_because(move.copying.why)}"
+            )
+        case _:
+            assert_never(move.copying.driver)
+
+
+def _because(why: str) -> str:
+    return f": {why}" if why else ""

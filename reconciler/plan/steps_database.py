@@ -64,7 +64,7 @@ def move_action(change: MoveKeys) -> MoveKeyRange:
         change.pause_max_ms,
         change.rollback_window_s,
         change.latency_ratio_max,
-        change.copy,
+        change.copying,
         change.blocks,
     )
 

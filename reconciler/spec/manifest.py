@@ -243,13 +243,14 @@ class ReshardingSpec(Part, frozen=True, kw_only=True):
         default_factory=Throttle
     )
     copy: Annotated[
-        Literal["own", "native"],
+        Literal["auto", "own", "native", "physical"],
         Meta(
             description="Who brings the rows: own is a parallel binary copy, which starts over "
             "when it is cut short; native is PostgreSQL's tablesync, slower, which goes on by "
-            "itself after a crash."
+            "itself after a crash; physical makes a new shard a copy of all of its source and "
+            "deletes what does not move. auto is own, or physical where that is clearly quicker."
         ),
-    ] = "own"
+    ] = "auto"
 
 
 class Moved(Part, frozen=True, kw_only=True):

@@ -217,7 +217,8 @@ def _resharding(manifest: ShardedDatabase, context: Context) -> Resharding:
     context.bounded(place.at("rollbackWindow"), window, (0, ROLLBACK_MS_MAX), "0s to 90d")
     at = place.at("throttle", "latencyMax")
     context.bounded(at, latency, (RATIO_MIN, RATIO_MAX), "1x to 1000x")
-    return Resharding(pause, window // 1000, latency, CopyDriver(spec.copy))
+    copy = None if spec.copy == "auto" else CopyDriver(spec.copy)
+    return Resharding(pause, window // 1000, latency, copy)
 
 
 def digest_of(database: Database) -> str:

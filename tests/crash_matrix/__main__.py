@@ -59,7 +59,7 @@ def _sums(outcomes: list[Outcome]) -> None:
 
 
 _fault: Callable[[Outcome], str] = lambda o: str(o.trial.strike.fault)  # noqa: E731
-_way: Callable[[Outcome], str] = lambda o: f"{o.trial.way.name}, {o.trial.course}"  # noqa: E731
+_way: Callable[[Outcome], str] = lambda o: f"{o.trial.what}, {o.trial.course}"  # noqa: E731
 
 
 def _place(outcome: Outcome) -> str:

@@ -45,7 +45,7 @@ class GatedMover:
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         act = getattr(self.real, name)
-        if name in ("preflight", "number_blocks", "view"):
+        if name in ("preflight", "seed_facts", "schema_objects", "number_blocks", "view"):
             return cast(Callable[..., Any], act)
 
         def gated(*values: object) -> object:

@@ -79,6 +79,8 @@ _PLACES = {
     Course.BACK: (*_CUT, *_BACK),
     Course.ABORT: _END,
 }
+PHYSICAL_SHARE = 0.5
+"""Of the splits, those that make the new shard by a physical copy."""
 _DURING_S = {"cut": 0.03, "roll_back_cut": 0.03}
 
 
@@ -103,7 +105,10 @@ class Strike:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One run. ``first`` is the kill that an abort begins with; ``revive_s`` when the dead rise."""
+    """One run. ``first`` is the kill that an abort begins with; ``revive_s`` when the dead rise.
+
+    ``copy`` brings the rows to a new shard; one that is there gets them by our own copier.
+    """
 
     seed: int
     way: Way
@@ -112,6 +117,12 @@ class Trial:
     revive_s: float
     isolation: int
     first: Strike | None = None
+    copy: str = "own"
+
+    @property
+    def what(self) -> str:
+        """The way, and how the rows come where it is not by our own copier."""
+        return self.way.name if self.copy == "own" else f"{self.way.name} by bytes"
 
 
 def make_trial(seed: int) -> Trial:
@@ -121,7 +132,9 @@ def make_trial(seed: int) -> Trial:
     fault = rng.choice([Fault.APPLIER] * 4 + list(Fault))
     strike = _strike(rng, fault, _PLACES[course])
     first = _strike(rng, Fault.APPLIER, _BEFORE_CUT) if course is Course.ABORT else None
-    return Trial(seed, way, course, strike, rng.uniform(0.5, 3.0), rng.randint(2, 4), first)
+    revive_s, isolation = rng.uniform(0.5, 3.0), rng.randint(2, 4)
+    copy = "physical" if way is _SPLIT and rng.random() < PHYSICAL_SHARE else "own"
+    return Trial(seed, way, course, strike, revive_s, isolation, first, copy)
 
 
 def _strike(rng: Random, fault: Fault, places: tuple[str, ...]) -> Strike:

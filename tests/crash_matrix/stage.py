@@ -108,12 +108,12 @@ class Stage:
             )  # fmt: skip
         self.start_router()
 
-    def write(self, tiling: str) -> None:
+    def write(self, tiling: str, copy: str = "own") -> None:
         """Write the spec of a tiling."""
         text = spec_text(
             NAME, *TILINGS[tiling], instances=2, synchronous=True,
             tables="{accounts: id, entries: account_id}", reference="[]",
-            more="  resharding: {pauseMax: 5s}\n",
+            more=f"  resharding: {{pauseMax: 5s, copy: {copy}}}\n",
         )  # fmt: skip
         self.scene.write(NAME, text)
         self.tiling = tiling

@@ -54,7 +54,7 @@ class Outcome:
         state = "ok" if not self.problem else f"FAILED {self.problem}"
         strike = f"{trial.strike}{'' if self.struck else ' (not reached)'}"
         return (
-            f"{trial.seed:>6}  {trial.way.name:<15} {trial.course:<8} {strike:<48} "
+            f"{trial.seed:>6}  {trial.what:<15} {trial.course:<8} {strike:<48} "
             f"{self.applies:>2} applies "
             f"{self.acknowledged:>5} acknowledged {self.unknown:>3} unknown "
             f"{self.longest_s:>5.1f} s longest {self.seconds:>5.0f} s  {state}"
@@ -107,7 +107,7 @@ class Run:
 
     def _move(self) -> None:
         way, course = self.trial.way, self.trial.course
-        self.stage.write(way.after)
+        self.stage.write(way.after, self.trial.copy)
         if course is Course.ABORT:
             self._apply()  # it is killed
         elif course is Course.BACK:

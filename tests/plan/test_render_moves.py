@@ -8,7 +8,7 @@ import pytest
 
 from reconciler.model.desired import CopyDriver, Place
 from reconciler.model.keyspace import KeyRange, KeySet, parse_key_set
-from reconciler.model.moves import NumberBlock
+from reconciler.model.moves import Copying, NumberBlock
 from reconciler.model.names import (
     DatabaseKey,
     DatabaseName,
@@ -81,7 +81,7 @@ def test_a_move_from_a_silent_shard_does_not_invent_a_size() -> None:
 def test_a_move_says_how_long_writers_wait_how_long_it_is_reversible_and_how_rows_come() -> None:
     own = move("s0", "s1", parse_key_set("80-"))
     limits = "writes to the range wait at most 100 ms; reversible for 60 min, then pruned from s0"
-    assert move_notes(own) == (limits, "rows come by a parallel binary copy: the fastest way")
+    assert move_notes(own) == (limits, "rows come by a parallel binary copy")
     divided = dataclasses.replace(
         own, blocks=(NumberBlock("public.o_id_seq", (41, 900), (901, 1000)),)
     )
@@ -90,6 +90,10 @@ def test_a_move_says_how_long_writers_wait_how_long_it_is_reversible_and_how_row
     )
     many = dataclasses.replace(own, blocks=divided.blocks * 7)
     assert move_notes(many)[7:] == ("2 more sequences divided in the same way",)
-    native = dataclasses.replace(own, copy=CopyDriver.NATIVE)
+    native = dataclasses.replace(own, copying=Copying(CopyDriver.NATIVE))
     by_tablesync = "rows come by tablesync, as asked for: slower, resumes by itself"
     assert move_notes(native) == (limits, by_tablesync)
+    physical = dataclasses.replace(own, copying=Copying(CopyDriver.PHYSICAL, "most of it moves"))
+    assert move_notes(physical)[1] == (
+        "s1 is made anew as a physical copy of s0, then left with these keys only: most of it moves"
+    )

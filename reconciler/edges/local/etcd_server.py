@@ -165,7 +165,16 @@ def stop(home: Home) -> None:
 def delete_patronis(home: Home, ports: HomeRecord, key: str, *, prefix: bool = False) -> None:
     """Delete a key of Patroni's, or all that begin with it. Raises EtcdNotUp."""
     body = {"key": _encode(key), **({"range_end": _encode(_prefix_end(key))} if prefix else {})}
-    status, answer = ask(home, ports, "/v3/kv/deleterange", body, EtcdUser.PATRONI)
+    _as_patroni(home, ports, "/v3/kv/deleterange", body)
+
+
+def put_patronis(home: Home, ports: HomeRecord, key: str, value: str) -> None:
+    """Write a key of Patroni's. Raises EtcdNotUp."""
+    _as_patroni(home, ports, "/v3/kv/put", {"key": _encode(key), "value": _encode(value)})
+
+
+def _as_patroni(home: Home, ports: HomeRecord, path: str, body: Mapping[str, object]) -> None:
+    status, answer = ask(home, ports, path, body, EtcdUser.PATRONI)
     if status != OK:
         raise _refused(home, status, answer)
 

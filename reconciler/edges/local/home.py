@@ -118,7 +118,8 @@ class MemberRecord:
 class ShardRecord:
     """A shard as it was last asked for, with its members sorted by ordinal.
 
-    ``tls`` says whether its PostgreSQL speaks TLS.
+    ``tls`` says whether its PostgreSQL speaks TLS; ``swapping`` names the clone that is to become
+    the data of its first member, empty when none is.
     """
 
     namespace: str
@@ -132,6 +133,7 @@ class ShardRecord:
     members: tuple[MemberRecord, ...] = ()
     stopped: bool = False
     tls: bool = True
+    swapping: str = ""
 
     def member(self, ordinal: int) -> MemberRecord | None:
         """Return the member with this ordinal."""

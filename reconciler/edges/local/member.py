@@ -177,7 +177,7 @@ def launch_supervisor(member: Member, lock: int) -> None:
     """
     program = [sys.executable, "-m", "reconciler.edges.local.supervisor", str(member.folder)]
     launch(
-        [*_as_ordinary_user(), *program],
+        [*as_ordinary_user(), *program],
         record=member.folder / "supervisor.json",
         log=member.folder / "supervisor.log",
         folder=member.folder,
@@ -259,7 +259,7 @@ def _postmaster(member: Member) -> ProcessIdentity | None:
 
 def processes_of(member: Member) -> tuple[ProcessIdentity, ...]:
     """Return all live processes of a member, its supervisor included when it runs."""
-    found = processes_of_member(member.folder, _bin_dir(member))
+    found = processes_of_member(member.folder, bin_dir(member))
     supervisor = member.supervisor
     return found if supervisor is None or supervisor in found else (supervisor, *found)
 
@@ -270,7 +270,7 @@ def database_of(shard_folder: Path) -> DatabaseName | None:
     return next((DatabaseName(name) for name in sorted(filter(None, names))), None)
 
 
-def _bin_dir(member: Member) -> Path:
+def bin_dir(member: Member) -> Path:
     """Return where the member's programs were when it was started last."""
     return Path(_described(member.folder, "bin_dir") or "/nonexistent")
 
@@ -301,7 +301,7 @@ def base_environment() -> dict[str, str]:
 
 
 @cache
-def _as_ordinary_user() -> tuple[str, ...]:
+def as_ordinary_user() -> tuple[str, ...]:
     """Return the prefix of a command that must not see root. Raises UserNamespaceRefused."""
     if os.geteuid() != 0:
         return ()

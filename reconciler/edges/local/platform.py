@@ -34,6 +34,7 @@ from reconciler.edges.local.member import Member
 from reconciler.edges.local.patroni_config import patroni_namespace
 from reconciler.edges.local.ports import LOOPBACK, choose_ports
 from reconciler.edges.local.secrets_store import PATRONI_ROLES, SecretsStore
+from reconciler.edges.local.swap import finish_swap
 from reconciler.model.access import FencedOff
 from reconciler.model.errors import ReconcilerError
 from reconciler.model.etcd_login import EtcdLogin
@@ -87,8 +88,8 @@ class LocalPlatform:
     )
 
     def __init__(self, root: Path) -> None:
-        self._home = open_home(root)
-        self._secrets = SecretsStore(self._home)
+        self.home = open_home(root)
+        self._secrets = SecretsStore(self.home)
         self._token: int | None = None
 
     def observe(self) -> tuple[PlatformShard, ...]:
@@ -97,11 +98,11 @@ class LocalPlatform:
         One whose record is damaged is returned as unreadable. Raises RecordDamaged when not even
         its database can be told.
         """
-        with typed_os_errors(self._home.root):
+        with typed_os_errors(self.home.root):
             return tuple(
                 dataclasses.replace(seen, staged=self._secrets.staged(seen.key))
-                for path in self._home.shard_records()
-                if (seen := _seen(self._home, path)) is not None
+                for path in self.home.shard_records()
+                if (seen := _seen(self.home, path)) is not None
             )
 
     def ensure_members(self, blueprint: ShardBlueprint, ordinals: tuple[int, ...]) -> None:
@@ -110,57 +111,58 @@ class LocalPlatform:
         Raises VersionFixed, PostgresMissing, EtcdNotUp, PortTaken, DiskFull, NotStarted.
         """
         tls_built_in = find_postgres(blueprint.version).tls
-        with self._change() as lock:
+        with self.changing() as lock:
             self._require_etcd()
             shard = self._recorded(blueprint, ordinals, tls_built_in)
-            start_members(self._home, shard, ordinals, lock)
+            start_members(self.home, shard, ordinals, lock)
 
     def remove_member(self, key: ScopeKey, name: MemberName) -> None:
         """Stop a member and delete its data; nothing happens when it is gone."""
-        with self._change():
-            shard = read_record(self._home.shard_record(key), ShardRecord)
+        with self.changing():
+            shard = read_record(self.home.shard_record(key), ShardRecord)
             gone = shard.member(member_ordinal(name)) if shard else None
             if shard is None or gone is None:
                 return
-            leaving = Member(self._home, shard, gone)
+            shard = finish_swap(self.home, self._ports(), shard)
+            leaving = Member(self.home, shard, gone)
             member.stop([leaving])
-            if etcd_server.running(self._home):  # a killed Patroni leaves its key until the ttl
+            if etcd_server.running(self.home):  # a killed Patroni leaves its key until the ttl
                 prefix = f"{patroni_namespace(key.namespace)}/{key.scope}"
-                etcd_server.delete_patronis(self._home, self._ports(), f"{prefix}/members/{name}")
+                etcd_server.delete_patronis(self.home, self._ports(), f"{prefix}/members/{name}")
             if leaving.folder.exists():
                 shutil.rmtree(leaving.folder)
             rest = tuple(m for m in shard.members if m != gone)
-            write_record(self._home.shard_record(key), dataclasses.replace(shard, members=rest))
+            write_record(self.home.shard_record(key), dataclasses.replace(shard, members=rest))
 
     def stop_shard(self, key: ScopeKey) -> None:
         """Stop all members on purpose, keep the data, and remember it."""
-        with self._change():
-            shard = self._shard(key)
+        with self.changing():
+            shard = self.shard(key)
             if not shard.stopped:
                 self._write(dataclasses.replace(shard, stopped=True))
-            member.stop(member.members_of(self._home, shard))
+            member.stop(member.members_of(self.home, shard))
 
     def start_shard(self, key: ScopeKey) -> None:
         """Start a shard that was stopped on purpose."""
-        with self._change() as lock:
+        with self.changing() as lock:
             self._require_etcd()
-            shard = dataclasses.replace(self._shard(key), stopped=False)
+            shard = dataclasses.replace(self.shard(key), stopped=False)
             self._write(shard)
-            start_members(self._home, shard, tuple(m.ordinal for m in shard.members), lock)
+            start_members(self.home, shard, tuple(m.ordinal for m in shard.members), lock)
 
     def destroy_shard(self, key: ScopeKey) -> None:
         """Stop a shard and delete all of it: data, passwords, Patroni's keys in etcd."""
-        with self._change():
-            record = self._home.shard_record(key)
+        with self.changing():
+            record = self.home.shard_record(key)
             shard = read_record(record, ShardRecord)
             if shard is None:
                 return
             prefix = f"{patroni_namespace(key.namespace)}/{key.scope}/"
             # Interrupted half-way, it must not be started again as an empty shard.
             self._write(dataclasses.replace(shard, stopped=True))
-            member.stop(member.members_of(self._home, shard))
-            etcd_server.delete_patronis(self._home, self._ports(), prefix, prefix=True)
-            for one in member.members_of(self._home, shard):
+            member.stop(member.members_of(self.home, shard))
+            etcd_server.delete_patronis(self.home, self._ports(), prefix, prefix=True)
+            for one in member.members_of(self.home, shard):
                 shutil.rmtree(one.folder, ignore_errors=True)
             self._secrets.delete(key)
             # The record goes last: as long as it is there, this call can be repeated.
@@ -168,32 +170,38 @@ class LocalPlatform:
 
     def credential(self, key: ScopeKey, role: str) -> Credential:
         """Return the current login of a role. Raises CredentialMissing."""
-        with typed_os_errors(self._home.root):
+        with typed_os_errors(self.home.root):
             return self._secrets.read(key, role)
+
+    def logins(self, key: ScopeKey) -> tuple[Credential, ...]:
+        """Return all current logins of a shard's PostgreSQL, sorted by role."""
+        with typed_os_errors(self.home.root):
+            roles = (role for role in self._secrets.roles(key) if role != "patroni_api")
+            return tuple(self._secrets.read(key, role) for role in roles)
 
     def ensure_credential(self, key: ScopeKey, role: str) -> Credential:
         """Return the current login, generated when there is none."""
-        with self._change():
+        with self.changing():
             return self._secrets.ensure(key, role)
 
     def stage_credential(self, key: ScopeKey, role: str) -> Credential:
         """Return the next login of a rotation; the same one until it is promoted."""
-        with self._change():
+        with self.changing():
             return self._secrets.stage(key, role)
 
     def promote_credential(self, key: ScopeKey, role: str) -> None:
         """Make the staged login the current one; Patroni learns within seconds what it uses."""
-        with self._change():
+        with self.changing():
             self._secrets.promote(key, role)
-            shard = read_record(self._home.shard_record(key), ShardRecord)
+            shard = read_record(self.home.shard_record(key), ShardRecord)
             if shard is not None and role in PATRONI_ROLES:
-                for one in member.members_of(self._home, shard):
+                for one in member.members_of(self.home, shard):
                     member.write_files(one, self._ports(), self._secrets)
                     member.reload(one)
 
     def client_tls(self) -> TlsFiles:
         """Return the client certificate for PostgreSQL, Patroni and etcd."""
-        return tls.client_files(self._home)
+        return tls.client_files(self.home)
 
     def etcd_endpoints(self) -> tuple[str, ...]:
         """Return etcd's client addresses."""
@@ -201,7 +209,7 @@ class LocalPlatform:
 
     def etcd_login(self, user: EtcdUser) -> EtcdLogin:
         """Return how a user logs in at etcd."""
-        return etcd_users.login(self._home, user)
+        return etcd_users.login(self.home, user)
 
     def psql_path(self, version: str) -> str:
         """Return the psql of a major version. Raises PostgresMissing."""
@@ -209,19 +217,20 @@ class LocalPlatform:
 
     def free_bytes(self, _: ScopeKey) -> int | None:
         """Return how much disk a shard has left: all of a home share one."""
-        with typed_os_errors(self._home.root):
-            return shutil.disk_usage(self._home.root).free
+        with typed_os_errors(self.home.root):
+            return shutil.disk_usage(self.home.root).free
 
     def fence(self, token: FencingToken) -> None:
         """Refuse from now on every holder of a lower token. Raises FencedOff when this is lower."""
         self._token = token
-        with self._change():
+        with self.changing():
             if token > self._highest_token():
                 write_file(self._fence_path, f"{token}\n".encode())
 
     @contextlib.contextmanager
-    def _change(self) -> Iterator[int]:
-        with locked(self._home) as lock:
+    def changing(self) -> Iterator[int]:
+        """Hold the home's lock, yielding its descriptor. Raises FencedOff, HomeBusy."""
+        with locked(self.home) as lock:
             highest = self._highest_token()
             if self._token is not None and self._token < highest:
                 raise FencedOff(
@@ -233,7 +242,7 @@ class LocalPlatform:
 
     @property
     def _fence_path(self) -> Path:
-        return self._home.root / "fence"
+        return self.home.root / "fence"
 
     def _highest_token(self) -> int:
         """Return the highest token that was ever named. Raises RecordDamaged."""
@@ -249,17 +258,18 @@ class LocalPlatform:
             ) from None
 
     def _ports(self) -> HomeRecord:
-        return home_record(self._home)
+        return home_record(self.home)
 
-    def _shard(self, key: ScopeKey) -> ShardRecord:
-        shard = read_record(self._home.shard_record(key), ShardRecord)
+    def shard(self, key: ScopeKey) -> ShardRecord:
+        """Return a shard's record. Raises ShardUnknown."""
+        shard = read_record(self.home.shard_record(key), ShardRecord)
         if shard is None:
             there = ", ".join(str(s.key) for s in self.observe()) or "none"
             raise ShardUnknown(str(key), f"not on this platform; there are: {there}")
         return shard
 
     def _require_etcd(self) -> None:
-        if etcd_server.running(self._home) is None:
+        if etcd_server.running(self.home) is None:
             raise etcd_server.EtcdNotUp(
                 "etcd", "it does not run", remedy="start it: shardwright platform up"
             )
@@ -268,7 +278,7 @@ class LocalPlatform:
         self, blueprint: ShardBlueprint, ordinals: tuple[int, ...], tls_built_in: bool
     ) -> ShardRecord:
         """Write the shard as it is asked for, with ports for its new members."""
-        known = read_record(self._home.shard_record(blueprint.key), ShardRecord)
+        known = read_record(self.home.shard_record(blueprint.key), ShardRecord)
         if known is not None and known.version != blueprint.version:
             raise VersionFixed(
                 str(blueprint.key),
@@ -278,8 +288,8 @@ class LocalPlatform:
         members = known.members if known else ()
         new = sorted(set(ordinals) - {m.ordinal for m in members})
         if new:
-            require_room(self._home, member.ROOM_BYTES * len(new), f"{len(new)} new members")
-        ports = choose_ports(2 * len(new), self._taken_ports())
+            require_room(self.home, member.ROOM_BYTES * len(new), f"{len(new)} new members")
+        ports = choose_ports(2 * len(new), self.taken_ports())
         added = [MemberRecord(o, ports[2 * i], ports[2 * i + 1]) for i, o in enumerate(new)]
         shard = ShardRecord(
             blueprint.namespace,
@@ -293,16 +303,18 @@ class LocalPlatform:
             blueprint.resources,
             tuple(sorted([*members, *added])),
             tls=known.tls if known else tls_built_in,
+            swapping=known.swapping if known else "",
         )
         if shard != known:
             self._write(shard)
         return shard
 
-    def _taken_ports(self) -> frozenset[int]:
+    def taken_ports(self) -> frozenset[int]:
+        """Return the ports that belong to a part of this home."""
         ports = self._ports()
         of_members = [
             port
-            for shard in self._home.shards()
+            for shard in self.home.shards()
             for one in shard.members
             for port in (one.postgres_port, one.patroni_port)
         ]
@@ -310,7 +322,7 @@ class LocalPlatform:
 
     def _write(self, shard: ShardRecord) -> None:
         key = ScopeKey(Namespace(shard.namespace), Scope(shard.scope))
-        write_record(self._home.shard_record(key), shard)
+        write_record(self.home.shard_record(key), shard)
 
 
 def home_record(home: Home) -> HomeRecord:
@@ -326,8 +338,10 @@ def home_record(home: Home) -> HomeRecord:
 def start_members(home: Home, shard: ShardRecord, ordinals: tuple[int, ...], lock: int) -> None:
     """Start the members that do not run, their files written anew from the records.
 
-    Those that run are left alone: their Patroni has read its file.
+    Those that run are left alone: their Patroni has read its file. A clone that is to take the
+    place of the shard's data does so first.
     """
+    shard = finish_swap(home, home_record(home), shard)
     for one in member.members_of(home, shard):
         if one.record.ordinal in ordinals and one.supervisor is None:
             member.write_files(one, home_record(home), SecretsStore(home))

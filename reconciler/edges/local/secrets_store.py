@@ -73,6 +73,11 @@ class SecretsStore:
             write_file(self._path(key, role), staged.read_bytes())
             staged.unlink()
 
+    def roles(self, key: ScopeKey) -> tuple[str, ...]:
+        """Return the roles that have a credential in use, sorted."""
+        folder = self._root / key.namespace / key.scope
+        return tuple(sorted(p.name for p in folder.glob("*") if _ROLE.fullmatch(p.name)))
+
     def staged(self, key: ScopeKey) -> tuple[str, ...]:
         """Return the roles whose next credential is staged."""
         folder = self._root / key.namespace / key.scope

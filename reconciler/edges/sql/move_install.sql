@@ -31,6 +31,8 @@ ALTER TABLE shardwright.moved
   ADD COLUMN IF NOT EXISTS verified_at timestamptz;
 -- The copy's slot once the materialized views show its rows.
 ALTER TABLE shardwright.moved ADD COLUMN IF NOT EXISTS refreshed text NOT NULL DEFAULT '';
+-- The slot as of whose position lsn the whole target is a physical copy of the source.
+ALTER TABLE shardwright.moved ADD COLUMN IF NOT EXISTS seeded text NOT NULL DEFAULT '';
 
 -- What a copy took away to be fast, in the order in which it is built again; kind refresh: a
 -- materialized view that does not show the rows as they are.
