@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import json
-import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -156,7 +155,6 @@ class Gateway:
     timeouts: EtcdTimeouts
     login: EtcdLogin | None = None
     _token: str | None = field(default=None, repr=False)
-    _logging_in: threading.Lock = field(default_factory=threading.Lock, repr=False)
     _pool: urllib3.PoolManager | None = field(default=None, repr=False)
     _first: int = 0
 
@@ -182,13 +180,16 @@ class Gateway:
             raise self._login_refused(str(asked)) from None
 
     def _new_token(self, stale: str | None) -> str:
-        """Log in, unless another thread has done so meanwhile; empty where there is no need."""
+        """Log in, unless another thread has done so meanwhile; empty where there is no need.
+
+        Two at once are no harm; one that waited for another's login would wait for a silent etcd
+        twice.
+        """
         if self.login is None:
             return ""
-        with self._logging_in:
-            if self._token in (None, stale):
-                self._token = self._log_in(self.login)
-            return self._token or ""
+        if self._token in (None, stale):
+            self._token = self._log_in(self.login)
+        return self._token or ""
 
     def _log_in(self, login: EtcdLogin) -> str:
         try:
