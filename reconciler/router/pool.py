@@ -22,19 +22,22 @@ from reconciler.router.scram import LoginFailed
 from reconciler.router.wire import Refusal
 
 LOOK_AGAIN_S = 0.05
+CLOCK_S = 0.01
+"""The loop's clock is coarse, though finer than this, so that a timer may seem to be early."""
 
 
 @dataclass(frozen=True, slots=True)
 class PoolLimits:
     """Bounds of one pool: one shard, one role.
 
-    ``backends_max``: sessions open at once. ``idle_max``: of these, kept without a client.
-    ``connect_s``: one attempt at one member. ``find_s``: until a primary must be found.
-    ``wait_s``: for a session of another client.
+    ``backends_max``: sessions open at once. ``idle_max``: of these, kept without a client; more are
+    kept for ``idle_s``, for clients that come again. ``connect_s``: one attempt at one member.
+    ``find_s``: until a primary must be found. ``wait_s``: for a session of another client.
     """
 
     backends_max: int = 80
     idle_max: int = 20
+    idle_s: float = 60.0
     connect_s: float = 3.0
     find_s: float = 15.0
     wait_s: float = 30.0
@@ -117,8 +120,6 @@ class Pool:
 
     async def _reset(self, backend: Backend) -> None:
         try:
-            if len(self._idle) >= self._limits.idle_max:
-                raise Refusal("53300", "enough are idle")
             async with asyncio.timeout(self._limits.connect_s):
                 if backend.status != b"I":
                     await run(backend, "ROLLBACK")
@@ -131,7 +132,18 @@ class Pool:
         backend.prepared.clear()
         backend.epoch = backend.applied = -1
         self._idle.append(backend)
+        loop = asyncio.get_running_loop()
+        backend.idle_since = loop.time()
+        loop.call_later(self._limits.idle_s, self._trim)
         self._wake()
+
+    def _trim(self) -> None:
+        """Close the session that is idle for longest, when that is too long and they are many."""
+        if len(self._idle) > self._limits.idle_max:
+            idle_s = asyncio.get_running_loop().time() - self._idle[0].idle_since
+            if idle_s >= self._limits.idle_s - CLOCK_S:
+                self._idle.popleft().close()
+                self._left()
 
     def _left(self) -> None:
         self._open -= 1

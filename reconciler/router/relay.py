@@ -116,6 +116,7 @@ class Backend(asyncio.Protocol):
         self.status = b"I"
         self.epoch = -1
         self.applied = -1
+        self.idle_since = 0.0
         self.prepared: dict[bytes, object] = {}
         self.scope: tuple[str, bool] = ("", False)
         self.fatal: dict[str, str] = {}

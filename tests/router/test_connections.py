@@ -209,6 +209,29 @@ def test_a_full_pool_ends_in_a_clear_refusal(scene: Scene) -> None:
         assert refused.value.sqlstate == "53300"
 
 
+def test_sessions_of_many_clients_are_kept_for_a_while(scene: Scene) -> None:
+    with running(scene, pools=PoolLimits(idle_max=2, idle_s=2.0)) as router:
+        clients = [router.connect() for _ in range(8)]
+        for client in clients:
+            client.execute(INSERT, [key_at(1), f"{id(client)}"])
+        for client in clients:
+            client.close()
+        opened = _sessions(scene)
+        wait_for(lambda: router.process.idle_backends() >= 8, "all of them, idle")
+        with router.connect() as again:
+            again.execute(INSERT, [key_at(1), "again"])
+            assert _sessions(scene) == opened
+        wait_for(lambda: len(_sessions(scene)) <= 2, "the end of those that are too many")
+        with router.connect() as again:
+            again.execute(INSERT, [key_at(1), "more"])
+    assert len(scene.rows(1)) == 10
+
+
+def _sessions(scene: Scene) -> set[int]:
+    query = "SELECT pid FROM pg_stat_activity WHERE application_name = 'shardwright router'"
+    return {pid for (pid,) in scene.shards[1].rows(f"{query} AND datname = current_database()")}
+
+
 def test_a_router_that_stops_lets_transactions_end(scene: Scene) -> None:
     with running(scene, drain_s=60) as router:
         idle, busy = router.connect(), router.connect()
