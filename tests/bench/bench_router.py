@@ -108,12 +108,18 @@ def bouncer(folder: Path, port: int, shard: int, password: str) -> list[str] | N
 
 
 def measure(target: Target, clients: int, seconds: int, folder: Path, password: str) -> Seen:
+    """Measure once all sessions are open at the shards; a router that has them keeps them."""
     script = folder / f"{target.script}.sql"
     script.write_text(SCRIPTS[target.script])
+    _pgbench(target, clients, ["-t", "5"], script, password)
+    return _pgbench(target, clients, ["-T", str(seconds + clients // 50)], script, password)
+
+
+def _pgbench(target: Target, clients: int, until: list[str], script: Path, password: str) -> Seen:
     command = [
         "pgbench", "-n", "-h", "127.0.0.1", "-p", str(target.port), "-U", "shop_app", "-f",
         str(script), "-M", target.mode, "-c", str(clients), "-j", str(min(clients, 2)),
-        "-T", str(seconds + clients // 25), "shop",  # connecting is part of it
+        *until, "shop",
     ]  # fmt: skip
     done = subprocess.run(
         command, env={**os.environ, "PGPASSWORD": password}, capture_output=True, text=True
