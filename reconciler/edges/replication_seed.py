@@ -48,6 +48,8 @@ from reconciler.model.names import Epoch, ScopeKey
 from reconciler.model.platform import Credential, Endpoint
 
 POLL_S = 0.1
+RECOVER_S_MAX = 3600.0
+"""How long a copy may take to catch up with the end of its backup."""
 NAMED_MAX = 3
 _FACTS = (files(__package__) / "sql" / "move_seed.sql").read_text()
 _SUBSCRIPTIONS = """
@@ -275,7 +277,8 @@ def _position(source: Server) -> str:
 def _await_promoted(
     clone: Server, check_alive: Callable[[], None], stopping: Callable[[], bool]
 ) -> None:
-    while True:
+    until = time.monotonic() + RECOVER_S_MAX
+    while time.monotonic() < until:
         check_alive()
         if stopping():
             raise CopyStopped(clone.subject, "stopped while it recovered", remedy="apply again")
@@ -286,6 +289,7 @@ def _await_promoted(
             if not error.transient:
                 raise
         time.sleep(POLL_S)
+    raise NotReady(clone.subject, f"it did not recover within {RECOVER_S_MAX:.0f} s")
 
 
 @dataclass(frozen=True, slots=True)

@@ -135,7 +135,16 @@ def fatal(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], AbstractContextMan
 def test_an_apply_that_dies_after_any_step_of_a_physical_copy_is_gone_on_with(
     shop: Scene, fatal: Callable[[str], AbstractContextManager[None]]
 ) -> None:
-    """One move, begun by many appliers, each of which dies one step later."""
+    """One move, begun by many appliers, each of which dies one step later.
+
+    The source was a standby before, which is left in its configuration.
+    """
+    retile(shop, *TWO, instances=2)
+    apply_all(shop)
+    shop.settle_members("mv")
+    world, login = shop.world(), shop.login("mv")
+    world.eyes.patroni.switch_over(login, login.members[0].name, login.members[1].name)
+    shop.settle_members("mv")
     retile(shop, *SPLIT, instances=2)
     with Ledger(shop, "mv") as ledger:
         for step in ("take", "serve", "close"):

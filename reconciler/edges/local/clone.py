@@ -50,6 +50,7 @@ from reconciler.model.platform import Credential, Endpoint
 STOP_TIMEOUT_S = 60.0
 _FORGOTTEN = ("patroni.dynamic.json", "postmaster.opts", "postgresql.auto.conf")
 """Files of the source that mean nothing to its copy; ALTER SYSTEM's go with its shard."""
+_OF_A_STANDBY = ("recovery_", "primary_", "restore_command", "archive_cleanup_command")
 _WORDS = 400
 _BUFFER_BYTES = 1 << 20
 
@@ -100,6 +101,7 @@ class LocalClones:
                 (folder / "data" / forgotten).unlink(missing_ok=True)
             (folder / "data" / "postgresql.auto.conf").touch(mode=0o600)
             (folder / "data" / "standby.signal").touch(mode=0o600)
+            _forget_recovery(folder / "data" / "postgresql.conf")
 
     def serve(
         self, target: ScopeKey, source: ScopeKey, at: Endpoint, name: str, until: str
@@ -250,6 +252,17 @@ def _unpack(
         backup.kill()
         backup.stdout.close()
         backup.wait()
+
+
+def _forget_recovery(conf: Path) -> None:
+    """Take out how the source once recovered, which Patroni leaves there after a promotion.
+
+    PostgreSQL refuses two kinds of targets even where one of them is empty, and the slot that it
+    had at its former primary is not there any more.
+    """
+    lines = conf.read_text().splitlines(keepends=True)
+    kept = (line for line in lines if not line.startswith(_OF_A_STANDBY))
+    write_file(conf, "".join(kept).encode())
 
 
 class _Paced:
