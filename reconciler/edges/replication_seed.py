@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib.resources import files
-from typing import Protocol
+from typing import Any, Protocol
 
 import psycopg
 from psycopg import sql
@@ -125,10 +125,8 @@ def seed_facts(ends: Ends, clones: Clones | None) -> SeedFacts:
     move = ends.move
     if clones is None:
         return SeedFacts(0, ("this platform makes no physical copies",))
-    values = {"database": ends.source.database, "tables": _declared(ends)}
     with open_session(ends.source) as connection:
-        row = connection.execute(_FACTS, values).fetchone()
-        seen = dict(row[0]) if row else {}
+        seen = _facts(connection, ends)
         filled = _filled(connection, seen["others"] or [])
     found = []
     if move.target_keys:
@@ -218,6 +216,7 @@ def _clone(
     _await_promoted(clone, lambda: clones.check_alive(target, name), stopping)
     _put_right(ends, clone, _Seed(slot, until, begun_on, generation), clones.logins(target))
     clones.close(target, name)
+    _refuse_loss(ends)
     clones.put_in_place(target, name)
 
 
@@ -248,6 +247,32 @@ class _Flow:
 def _stopped(ends: Ends) -> CopyStopped:
     problem = "stopped while the shard was copied"
     return CopyStopped(f"move {ends.move.id}", problem, remedy="apply again")
+
+
+def _refuse_loss(ends: Ends) -> None:
+    """Raise SeedRefused unless all that the target has may go: it owns nothing, and holds nothing.
+
+    Rows of the sharded tables are copies there, as every guard refuses every key.
+    """
+    with open_session(ends.target) as connection:
+        owned = [g.table for g in read_guards(connection).values() if g.keys]
+        filled = owned or _filled(connection, _others(connection, ends))
+    if filled:
+        problem = f"{_listed(filled)} of {ends.move.target} would be lost"
+        remedy = "abort the move and set resharding.copy: own"
+        raise SeedRefused(f"move {ends.move.id}", problem, remedy=remedy)
+
+
+def _others(connection: psycopg.Connection, ends: Ends) -> list[list[str]]:
+    """Return schema and name of the tables that no key divides."""
+    return list(_facts(connection, ends)["others"] or [])
+
+
+def _facts(connection: psycopg.Connection, ends: Ends) -> dict[str, Any]:
+    values = {"database": ends.source.database, "tables": _declared(ends)}
+    row = connection.execute(_FACTS, values).fetchone()
+    assert row is not None  # noqa: S101  it is an aggregate
+    return dict(row[0])
 
 
 def _begin(ends: Ends) -> str:
@@ -309,10 +334,7 @@ def _put_right(ends: Ends, clone: Server, seed: _Seed, logins: tuple[Credential,
     install(clone, token)
     with open_session(patient(clone, ends.limits)) as connection:
         _refuse_everything(connection, clone, ends)
-        row = connection.execute(
-            _FACTS, {"database": clone.database, "tables": _declared(ends)}
-        ).fetchone()
-        filled = _filled(connection, (row[0]["others"] if row else None) or [])
+        filled = _filled(connection, _others(connection, ends))
         if filled:
             remedy = "empty or shard them, or abort the move and set resharding.copy: own"
             raise SeedRefused(

@@ -18,6 +18,7 @@ from reconciler.edges.postgres_session import PostgresTimeouts
 from reconciler.edges.replication import LogicalMover
 from reconciler.edges.replication_ends import open_session, server
 from reconciler.edges.replication_seed import Clones
+from reconciler.engine.events import StepFailed
 from reconciler.engine.loop import World
 from reconciler.engine.wishes import moves_under_way
 from reconciler.model.desired import CopyDriver
@@ -183,6 +184,26 @@ def test_a_physical_copy_that_is_no_longer_wanted_leaves_nothing(shop: Scene, st
     assert_whole(shop, "mv", ledger)
     assert leftovers(shop, "mv") == []
     assert not list(shop.home.glob("shards/*/*/*/*.clone"))
+
+
+def test_a_target_that_holds_rows_of_its_own_is_not_made_anew(shop: Scene) -> None:
+    """They are of a table that no key divides, and came while the shard was copied."""
+    retile(shop, *SPLIT)
+    with pytest.raises(Died):
+        shop.apply(dying(shop, after="take"))
+    with open_session(server(seat_of(shop, "mv-s2"), PostgresTimeouts())) as session:
+        session.execute("CREATE TABLE public.notes AS SELECT 1 AS id")
+
+    ended = shop.apply()
+
+    assert ended.failed
+    assert [(e.error.code, e.error.problem) for e in shop.events if isinstance(e, StepFailed)] == [
+        ("MV215", "rows of public.notes of s2 would be lost")
+    ]
+    assert told(shop, "s2", "SELECT id FROM public.notes") == [1]
+    retile(shop, *TWO)
+    apply_all(shop)
+    assert leftovers(shop, "mv") == []
 
 
 def test_a_copy_that_would_bring_rows_of_nobody_is_refused_or_not_chosen(shop: Scene) -> None:

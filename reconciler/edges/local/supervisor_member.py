@@ -9,6 +9,7 @@ import time
 from dataclasses import dataclass, field
 
 from reconciler.edges.local import death
+from reconciler.edges.local.controldata import control_data
 from reconciler.edges.local.process_identity import (
     ProcessIdentity,
     identity_of,
@@ -36,7 +37,6 @@ from reconciler.workflow.failover import (
     control_state,
 )
 
-_CONTROLDATA_TIMEOUT_S = 5.0
 _KILL_WITHIN_S = 5.0
 _FENCE_WITHIN_S = 2.0
 _PROGRAMS = "reconciler.edges.local."
@@ -301,20 +301,11 @@ class RunningMember:
 def read_control(member: Member) -> tuple[ControlState, int]:
     """Ask pg_controldata: the state, and where the latest checkpoint's record starts."""
     try:
-        answer = subprocess.run(
-            [f"{member.bin_dir}/pg_controldata", str(member.data_dir)],
-            env={**os.environ, "LC_ALL": "C"},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=_CONTROLDATA_TIMEOUT_S,
-            check=True,
-            text=True,
-        ).stdout
+        told = control_data(member.bin_dir, member.data_dir)
     except (OSError, subprocess.SubprocessError, UnicodeDecodeError):
         return ControlState.UNREADABLE, 0
-    rows = dict(line.split(":", 1) for line in answer.splitlines() if ":" in line)
-    state = control_state(rows.get("Database cluster state", ""))
-    return state, parse_lsn(rows.get("Latest checkpoint location", "").strip())
+    state = control_state(told.get("Database cluster state", ""))
+    return state, parse_lsn(told.get("Latest checkpoint location", ""))
 
 
 def parse_lsn(text: str) -> int:

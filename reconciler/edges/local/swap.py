@@ -7,13 +7,13 @@ is deleted, and forgets it last. No member is started in between.
 from __future__ import annotations
 
 import dataclasses
-import os
 import shutil
 import signal
-import subprocess
 from pathlib import Path
+from subprocess import SubprocessError
 
 from reconciler.edges.local import etcd_server, member
+from reconciler.edges.local.controldata import control_data
 from reconciler.edges.local.home import Home, HomeRecord, ShardRecord, write_record
 from reconciler.edges.local.member import Member
 from reconciler.edges.local.patroni_config import patroni_namespace
@@ -26,7 +26,6 @@ from reconciler.edges.local.process_identity import (
 from reconciler.model.errors import ReconcilerError
 
 CLONE_SUFFIX = ".clone"
-_CONTROLDATA_TIMEOUT_S = 5.0
 _KILL_TIMEOUT_S = 10.0
 _OF_A_CLUSTER = ("leader", "history", "status", "sync", "failover", "failsafe")
 """What Patroni keeps in etcd of a cluster's past. Its configuration stays."""
@@ -99,16 +98,6 @@ def finish_swap(home: Home, ports: HomeRecord, shard: ShardRecord) -> ShardRecor
 def _system_of(one: Member, data: Path) -> str:
     """Return the system identifier of a data directory, as pg_controldata says it."""
     try:
-        answer = subprocess.run(
-            [f"{member.bin_dir(one)}/pg_controldata", str(data)],
-            env={**os.environ, "LC_ALL": "C"},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=_CONTROLDATA_TIMEOUT_S,
-            check=True,
-            text=True,
-        ).stdout
-    except (OSError, subprocess.SubprocessError) as problem:
+        return control_data(member.bin_dir(one), data)["Database system identifier"]
+    except (OSError, SubprocessError, UnicodeDecodeError, KeyError) as problem:
         raise CloneUnusable(str(data), f"pg_controldata cannot read it: {problem}") from None
-    rows = dict(line.split(":", 1) for line in answer.splitlines() if ":" in line)
-    return rows["Database system identifier"].strip()
