@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -132,6 +133,20 @@ class EtcdServer:
             assert time.monotonic() < deadline, "etcd did not start"
             time.sleep(0.05)
         self._await_leader(deadline)
+
+    def freeze(self) -> None:
+        """Pause it; returns when each of its threads has stopped, which the signal does not."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGSTOP)
+        threads = Path(f"/proc/{self.process.pid}/task")
+        deadline = time.monotonic() + START_DEADLINE_S
+        while any(b") T " not in one.read_bytes() for one in threads.glob("*/stat")):
+            assert time.monotonic() < deadline, "etcd did not stop"
+            time.sleep(0.01)
+
+    def thaw(self) -> None:
+        assert self.process is not None
+        self.process.send_signal(signal.SIGCONT)
 
     def _await_leader(self, deadline: float) -> None:
         """It says "serving" before it leads itself, and answers reads only from then on."""

@@ -283,15 +283,14 @@ def test_etcd_being_down_is_a_transient_error_with_a_remedy(tls: TlsFiles) -> No
 def test_a_silent_etcd_leaves_a_writes_outcome_unknown(own_etcd: EtcdServer) -> None:
     store = EtcdStore((own_etcd.endpoint,), own_etcd.tls, EtcdTimeouts(read_s=0.5))
     lease = store.acquire("/lease", "test", 60)
-    assert own_etcd.process is not None
-    own_etcd.process.send_signal(signal.SIGSTOP)
+    own_etcd.freeze()
     try:
         with pytest.raises(StoreSilent):
             store.read("/")
         with pytest.raises(WriteOutcomeUnknown, match="may have happened"):
             store.write({"/a": (b"1", 0)}, lease)
     finally:
-        own_etcd.process.send_signal(signal.SIGCONT)
+        own_etcd.thaw()
 
 
 def test_after_a_silent_endpoint_the_next_write_is_sent_to_another(
@@ -301,14 +300,13 @@ def test_after_a_silent_endpoint_the_next_write_is_sent_to_another(
     ends = (own_etcd.endpoint, etcd.endpoint)
     store = EtcdStore(ends, etcd.tls, EtcdTimeouts(read_s=0.5))
     lease = EtcdStore((etcd.endpoint,), etcd.tls).acquire("/moved-on/lease", "test", 60)
-    assert own_etcd.process is not None
-    own_etcd.process.send_signal(signal.SIGSTOP)
+    own_etcd.freeze()
     try:
         with pytest.raises(WriteOutcomeUnknown):
             store.write({"/moved-on/a": (b"1", 0)}, lease)
         store.write({"/moved-on/a": (b"2", 0)}, lease)
     finally:
-        own_etcd.process.send_signal(signal.SIGCONT)
+        own_etcd.thaw()
         store.release(lease)
 
 
