@@ -20,7 +20,7 @@ from reconciler.model.desired import (
 )
 from reconciler.model.errors import ReconcilerError
 from reconciler.model.keyspace import KeySet
-from reconciler.model.moves import AS_USUAL, Copying, Move, NumberBlock, Wish
+from reconciler.model.moves import AS_USUAL, CopyChoice, Move, NumberBlock, Wish
 from reconciler.model.names import DatabaseKey, Epoch, MemberName, ScopeKey, ShardName
 from reconciler.model.routing import RoutingMap
 
@@ -176,7 +176,7 @@ class MoveKeys:
     rollback_window_s: int
     place: Place
     latency_ratio_max: float = 0.0
-    copying: Copying = AS_USUAL
+    copying: CopyChoice = AS_USUAL
     blocks: tuple[NumberBlock, ...] = ()
 
 

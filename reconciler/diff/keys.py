@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from reconciler.diff.changes import MoveKeys, PublishRouting, Remark, RenameShard, RetireShard
 from reconciler.model.desired import CopyDriver, Database
 from reconciler.model.keyspace import KeySet, KeySetIndex
-from reconciler.model.moves import Copying
+from reconciler.model.moves import CopyChoice
 from reconciler.model.names import Epoch, ScopeKey, ShardName, member_name
 from reconciler.model.observed import ObservedDatabase, ObservedShard, Unseen
 from reconciler.model.platform import Endpoint
@@ -47,8 +47,8 @@ def moves(database: Database, seen: ObservedDatabase, scopes: Scopes) -> Iterato
                 )
 
 
-def _asked_for(database: Database) -> Copying:
-    return Copying(database.resharding.copy or CopyDriver.OWN)
+def _asked_for(database: Database) -> CopyChoice:
+    return CopyChoice(database.resharding.copy or CopyDriver.OWN)
 
 
 def _share_of_tables(

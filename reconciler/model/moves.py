@@ -256,7 +256,7 @@ class NumberBlock:
 
 
 @dataclass(frozen=True, slots=True)
-class Copying:
+class CopyChoice:
     """Who brings the rows of a move, and why in words, where there was a choice.
 
     ``whole_bytes`` is the size of the whole source; 0 when nobody asked.
@@ -267,7 +267,7 @@ class Copying:
     whole_bytes: int = 0
 
 
-AS_USUAL = Copying()
+AS_USUAL = CopyChoice()
 """By our own copier, without a choice."""
 
 
@@ -292,7 +292,7 @@ class Preflight:
     keys: KeySet
     found: tuple[Obstacle, ...] | Unseen
     blocks: tuple[NumberBlock, ...] = ()
-    copying: Copying = AS_USUAL
+    copying: CopyChoice = AS_USUAL
 
 
 @dataclass(frozen=True, slots=True)

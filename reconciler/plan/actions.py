@@ -21,7 +21,7 @@ from reconciler.model.desired import (
     ShardedTable,
 )
 from reconciler.model.keyspace import KeySet
-from reconciler.model.moves import AS_USUAL, Copying, Move, NumberBlock, Wish
+from reconciler.model.moves import AS_USUAL, CopyChoice, Move, NumberBlock, Wish
 from reconciler.model.names import DatabaseKey, Epoch, MemberName, ScopeKey, ShardName
 from reconciler.model.platform import ShardBlueprint
 from reconciler.model.routing import RoutingMap
@@ -160,7 +160,7 @@ class MoveKeyRange:
     pause_max_ms: int
     rollback_window_s: int
     latency_ratio_max: float = 0.0
-    copying: Copying = AS_USUAL
+    copying: CopyChoice = AS_USUAL
     blocks: tuple[NumberBlock, ...] = ()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from reconciler.model.desired import CopyDriver
-from reconciler.model.moves import Copying, Obstacle, SeedFacts
+from reconciler.model.moves import CopyChoice, Obstacle, SeedFacts
 
 COPY_BYTES_PER_S = 60e6
 """Rows copied, indexed and caught up: resharding.md, section 2, on two small cores."""
@@ -20,28 +20,28 @@ def seed_seconds(whole_bytes: float, moved_bytes: float) -> float:
     return SEED_S + whole_bytes / SEED_BYTES_PER_S + others / DELETE_BYTES_PER_S
 
 
-def choose_copy(wish: CopyDriver | None, moved_bytes: int | None, facts: SeedFacts) -> Copying:
+def choose_copy(wish: CopyDriver | None, moved_bytes: int | None, facts: SeedFacts) -> CopyChoice:
     """Return who brings the rows; ``wish`` None: whoever is quicker, and holds no old snapshot.
 
     ``moved_bytes`` None is unknown, which is no reason for a physical copy.
     """
     whole, moved = facts.bytes, moved_bytes or 0
     if wish is not None:
-        return Copying(wish, "as asked for", whole)
+        return CopyChoice(wish, "as asked for", whole)
     by_rows = moved / COPY_BYTES_PER_S
     if by_rows > SNAPSHOT_S_MAX:
         pays = "a copy of the rows would hold a snapshot for more than an hour"
     elif seed_seconds(whole, moved) < CLEARLY * by_rows:
         pays = "most of a large shard moves"
     else:
-        return Copying(CopyDriver.OWN, "quicker than a copy of the whole shard", whole)
+        return CopyChoice(CopyDriver.OWN, "quicker than a copy of the whole shard", whole)
     if facts.hindrances:
         why = f"no physical copy, though {pays}: {facts.hindrances[0]}"
-        return Copying(CopyDriver.OWN, why, whole)
-    return Copying(CopyDriver.PHYSICAL, pays, whole)
+        return CopyChoice(CopyDriver.OWN, why, whole)
+    return CopyChoice(CopyDriver.PHYSICAL, pays, whole)
 
 
-def in_the_way(copying: Copying, facts: SeedFacts) -> tuple[Obstacle, ...]:
+def in_the_way(copying: CopyChoice, facts: SeedFacts) -> tuple[Obstacle, ...]:
     """Return why a physical copy that was asked for cannot be had."""
     if copying.driver is not CopyDriver.PHYSICAL:
         return ()

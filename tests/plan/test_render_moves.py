@@ -8,7 +8,7 @@ import pytest
 
 from reconciler.model.desired import CopyDriver, Place
 from reconciler.model.keyspace import KeyRange, KeySet, parse_key_set
-from reconciler.model.moves import Copying, NumberBlock
+from reconciler.model.moves import CopyChoice, NumberBlock
 from reconciler.model.names import (
     DatabaseKey,
     DatabaseName,
@@ -90,10 +90,10 @@ def test_a_move_says_how_long_writers_wait_how_long_it_is_reversible_and_how_row
     )
     many = dataclasses.replace(own, blocks=divided.blocks * 7)
     assert move_notes(many)[7:] == ("2 more sequences divided in the same way",)
-    native = dataclasses.replace(own, copying=Copying(CopyDriver.NATIVE))
+    native = dataclasses.replace(own, copying=CopyChoice(CopyDriver.NATIVE))
     by_tablesync = "rows come by tablesync, as asked for: slower, resumes by itself"
     assert move_notes(native) == (limits, by_tablesync)
-    physical = dataclasses.replace(own, copying=Copying(CopyDriver.PHYSICAL, "most of it moves"))
+    physical = dataclasses.replace(own, copying=CopyChoice(CopyDriver.PHYSICAL, "most of it moves"))
     assert move_notes(physical)[1] == (
         "s1 is made anew as a physical copy of s0, then left with these keys only: most of it moves"
     )
