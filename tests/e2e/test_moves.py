@@ -255,6 +255,7 @@ def assert_only_orphans_are_swept(shop: Scene) -> None:
     key = moves_key(key_of("mv"), "m00000001/progress")
     lease = world.eyes.store.acquire("/shardwright/test", "test", 60)
     world.eyes.store.write({key: (b"{}", None)}, lease)
+    world.eyes.store.release(lease)
 
     checks = shop.call("doctor", "-o", "json").json["checks"]
     told = [check["fact"] for check in checks if check["name"] == "moves"]
