@@ -166,6 +166,7 @@ def delete_rows(
     """
     heap, condition = part
     pages, limits = -(-heap.main_bytes // 8192), ends.limits
+    share = share or limits.prune_share
     for first in range(0, pages, limits.prune_pages):
         if stopping():
             return False
@@ -180,7 +181,7 @@ def delete_rows(
                 sql.Literal(f"({first + limits.prune_pages},0)"),
                 condition,
             )
-        worked, share = time.monotonic() - begun, share or limits.prune_share
+        worked = time.monotonic() - begun
         time.sleep(worked * (1 - share) / share)
     return True
 

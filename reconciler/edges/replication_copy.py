@@ -116,13 +116,17 @@ def copy_rows(
 
 def is_whole(ends: Ends) -> bool:
     """Tell whether all rows are at the target and their slot at the source."""
+    return bool(noted_slot(ends, "SELECT slot FROM shardwright.moved WHERE move_id = %s"))
+
+
+def noted_slot(ends: Ends, query: str) -> str:
+    """Return the slot that a note at the target names, if the source has it with all its WAL."""
     with open_session(ends.target) as connection:
-        query = "SELECT slot FROM shardwright.moved WHERE move_id = %s"
         slot = one_text(connection, query, ends.move.id)
     if not slot:
-        return False
+        return ""
     with open_session(ends.source) as connection:
-        return slot_is_whole(connection, slot)
+        return slot if slot_is_whole(connection, slot) else ""
 
 
 def refuse_after_failover(ends: Ends) -> None:
@@ -138,25 +142,31 @@ def refuse_after_failover(ends: Ends) -> None:
         with there.transaction():
             check_fence(there, ends.token)
             there.execute(
-                "UPDATE shardwright.moved SET slot = '', timeline = '' WHERE move_id = %s",
+                "UPDATE shardwright.moved SET slot = '', timeline = ''"
+                " WHERE move_id = %s",
                 [ends.move.id],
             )
     problem = "rows differ since the source failed over, so the copy starts over"
     raise NotReady(f"move {ends.move.id}", problem)
 
 
-def start_over(ends: Ends) -> tuple[MovedTable, ...]:
-    """Marker, slot, rows, in this order: a marker never stands for rows that are gone."""
-    move, target = ends.move, patient(ends.target, ends.limits)
+def forget_attempt(ends: Ends) -> None:
+    """Marker, then slot: a marker never stands for rows that are gone."""
     with open_session(ends.target) as connection, connection.transaction():
         check_fence(connection, ends.token)
         connection.execute(
             "INSERT INTO shardwright.moved (move_id, begun) VALUES (%s, true)"
-            " ON CONFLICT (move_id) DO UPDATE SET begun = true, slot = '', lsn = NULL,"
+            " ON CONFLICT (move_id) DO UPDATE SET begun = true, slot = '', seeded = '', lsn = NULL,"
             " timeline = '', indexed = false, verified = '', verified_back = '', cut_timeline = ''",
-            [move.id],
+            [ends.move.id],
         )
     drop_forward(ends)
+
+
+def start_over(ends: Ends) -> tuple[MovedTable, ...]:
+    """Forget an earlier attempt, then delete its rows; return the source's tables."""
+    move, target = ends.move, patient(ends.target, ends.limits)
+    forget_attempt(ends)
     with open_session(ends.source) as connection:
         coming = all_tables(connection, move)
     with open_session(target, **_REPLICA) as connection:

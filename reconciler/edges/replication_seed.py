@@ -25,7 +25,12 @@ from psycopg import sql
 from reconciler.edges.postgres_roles import password_statement
 from reconciler.edges.postgres_session import Target as Server
 from reconciler.edges.replication_clean import check_refused, delete_rows, vacuum
-from reconciler.edges.replication_copy import CopyStopped, is_whole
+from reconciler.edges.replication_copy import (
+    CopyStopped,
+    forget_attempt,
+    is_whole,
+    noted_slot,
+)
 from reconciler.edges.replication_ends import (
     Ends,
     NotReady,
@@ -38,7 +43,7 @@ from reconciler.edges.replication_ends import (
     timeline,
 )
 from reconciler.edges.replication_guards import GuardChange, change_guards, read_guards
-from reconciler.edges.replication_streams import drop_forward, make_slot, slot_is_whole
+from reconciler.edges.replication_streams import make_slot
 from reconciler.edges.replication_tables import sharded_tables
 from reconciler.edges.replication_throttle import Throttle
 from reconciler.model.errors import ReconcilerError
@@ -52,6 +57,7 @@ RECOVER_S_MAX = 3600.0
 """How long a copy may take to catch up with the end of its backup."""
 NAMED_MAX = 3
 _FACTS = (files(__package__) / "sql" / "move_seed.sql").read_text()
+_SEEDED = "SELECT seeded FROM shardwright.moved WHERE move_id = %s"
 _SUBSCRIPTIONS = """
 SELECT d.datname, s.subname FROM pg_subscription s JOIN pg_database d ON d.oid = s.subdbid
 """
@@ -172,22 +178,11 @@ def seed_rows(
     """
     if is_whole(ends):
         return
-    slot = _seeded(ends)
+    slot = noted_slot(ends, _SEEDED)
     if slot:
         _leave_only_keys(ends, slot, stopping)
     else:
         _clone(ends, clones, tell, stopping)
-
-
-def _seeded(ends: Ends) -> str:
-    """Return the slot whose beginning the target is a copy of; empty when it is none."""
-    with open_session(ends.target) as connection:
-        query = "SELECT seeded FROM shardwright.moved WHERE move_id = %s"
-        slot = one_text(connection, query, ends.move.id)
-    if not slot:
-        return ""
-    with open_session(ends.source) as connection:
-        return slot if slot_is_whole(connection, slot) else ""
 
 
 def _clone(
@@ -198,12 +193,13 @@ def _clone(
 ) -> None:
     move, name = ends.move, f"{ends.move.prefix}_clone-{ends.token}"
     target, source, at = move.target_scope, move.source_scope, ends.source.primary
-    generation = _begin(ends)
-    size = seed_facts(ends, clones).bytes
+    forget_attempt(ends)
+    with open_session(ends.target) as connection:
+        generation = one_text(connection, "SELECT password_generation FROM shardwright.meta")
+    with open_session(ends.source) as connection:
+        size, begun_on = int(_facts(connection, ends)["bytes"]), timeline(connection)
     ends.check_room(size)
     slot = ends.new_slot()
-    with open_session(ends.source) as connection:
-        begun_on = timeline(connection)
     make_slot(ends.source, slot, ends)
     with Throttle(ends) as throttle:
         flow = _Flow(ends, size, tell, stopping, throttle)
@@ -273,22 +269,6 @@ def _facts(connection: psycopg.Connection, ends: Ends) -> dict[str, Any]:
     row = connection.execute(_FACTS, values).fetchone()
     assert row is not None  # noqa: S101  it is an aggregate
     return dict(row[0])
-
-
-def _begin(ends: Ends) -> str:
-    """Forget an earlier attempt, its slot included; return the target's password generation."""
-    with open_session(ends.target) as connection, connection.transaction():
-        check_fence(connection, ends.token)
-        connection.execute(
-            "INSERT INTO shardwright.moved (move_id, begun) VALUES (%s, true)"
-            " ON CONFLICT (move_id) DO UPDATE SET begun = true, slot = '', lsn = NULL,"
-            " seeded = '', timeline = '', indexed = false, verified = '', verified_back = '',"
-            " cut_timeline = ''",
-            [ends.move.id],
-        )
-        generation = one_text(connection, "SELECT password_generation FROM shardwright.meta")
-    drop_forward(ends)
-    return generation
 
 
 def _position(source: Server) -> str:

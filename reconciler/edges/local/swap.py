@@ -8,21 +8,16 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-import signal
 from pathlib import Path
 from subprocess import SubprocessError
 
 from reconciler.edges.local import etcd_server, member
 from reconciler.edges.local.controldata import control_data
+from reconciler.edges.local.death import kill_all
 from reconciler.edges.local.home import Home, HomeRecord, ShardRecord, write_record
 from reconciler.edges.local.member import Member
 from reconciler.edges.local.patroni_config import patroni_namespace
-from reconciler.edges.local.process_identity import (
-    ProcessIdentity,
-    processes_of_member,
-    send_signal,
-    wait_until_gone,
-)
+from reconciler.edges.local.process_identity import ProcessIdentity, processes_of_member
 from reconciler.model.errors import ReconcilerError
 
 CLONE_SUFFIX = ".clone"
@@ -53,10 +48,7 @@ def clones_of(one: Member) -> tuple[Path, ...]:
 def discard_clones(one: Member) -> None:
     """End the servers and backups of all clones, and delete them. Raises CloneUnusable."""
     for folder in clones_of(one):
-        found = processes_in_clone(one, folder)
-        for process in found:
-            send_signal(process, signal.SIGKILL)
-        if wait_until_gone(found, _KILL_TIMEOUT_S):
+        if not kill_all(processes_in_clone(one, folder), within_s=_KILL_TIMEOUT_S):
             raise CloneUnusable(str(folder), "processes that work in it do not end")
         shutil.rmtree(folder)
 
