@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -118,7 +119,7 @@ class _Server:
 
     def stop(self) -> None:
         for process in self.running:
-            process.terminate()
+            os.killpg(process.pid, signal.SIGTERM)  # fcgiwrap leaves its workers to themselves
             process.wait()
         self.running.clear()
 
@@ -129,7 +130,7 @@ class _Server:
             self.running.append(
                 subprocess.Popen(
                     [program, *command[1:]], stdin=subprocess.DEVNULL, stdout=output, stderr=output,
-                    env={"PATH": path, "HOME": str(self.home)},
+                    env={"PATH": path, "HOME": str(self.home)}, start_new_session=True,
                 )
             )  # fmt: skip
 
