@@ -142,7 +142,7 @@ def refuse_after_failover(ends: Ends) -> None:
         with there.transaction():
             check_fence(there, ends.token)
             there.execute(
-                "UPDATE shardwright.moved SET slot = '', timeline = ''"
+                "UPDATE shardwright.moved SET slot = '', seeded = '', timeline = ''"
                 " WHERE move_id = %s",
                 [ends.move.id],
             )

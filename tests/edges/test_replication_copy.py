@@ -7,10 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from reconciler.edges.replication_copy import refuse_after_failover
+from reconciler.edges.replication_ends import NotReady
 from reconciler.model.platform import TlsFiles
 from reconciler.workflow import reshard_acts as acts
 from tests.edges.replication_world import MoveWorld, Pair, load_accounts, make_world, running_pair
 from tests.edges.servers import postgres_binaries
+from tests.edges.shard import TOKEN
 
 SCHEMA = """
 CREATE TABLE accounts (id bigint PRIMARY KEY, note text);
@@ -62,3 +65,19 @@ def test_what_takes_longest_to_build_is_not_begun_last(pair: Pair) -> None:
     assert [name for (name,) in noted] == [
         "entries_whole", "entries_pkey", "entries_kind", "accounts_pkey", "accounts_note",
     ]  # fmt: skip
+
+
+def test_a_physical_copy_that_proved_unequal_is_not_taken_for_whole_again(pair: Pair) -> None:
+    """Its slot may have outlived a failover of the source, so that alone it says nothing."""
+    world = make_world(pair)
+    load_accounts(world, 10)
+    world.go(until=lambda act: isinstance(act, acts.BuildIndexes))
+    (slot,) = world.target.rows("SELECT slot FROM shardwright.moved")[0]
+    with world.target.connect() as connection:
+        connection.execute("UPDATE shardwright.moved SET seeded = slot, source_timeline = '0'")
+
+    with pytest.raises(NotReady, match="starts over"):
+        refuse_after_failover(world.mover._ends(world.move, *world.seats, TOKEN))
+
+    assert slot
+    assert world.target.rows("SELECT slot, seeded FROM shardwright.moved") == [("", "")]
