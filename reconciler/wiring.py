@@ -13,8 +13,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reconciler.engine.loop import World
 from reconciler.engine.observe import Eyes
+from reconciler.engine.world import World
 from reconciler.model.errors import ReconcilerError
 from reconciler.model.etcd_login import EtcdLogin
 from reconciler.settings import SEMVER

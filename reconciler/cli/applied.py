@@ -15,7 +15,6 @@ from reconciler.engine.events import (
     StepFailed,
     Watcher,
 )
-from reconciler.engine.journal import title_of
 from reconciler.plan.actions import Step
 
 
@@ -53,7 +52,7 @@ class Tally:
         self._watcher(event)
 
     def _note(self, step: Step, state: str, **more: object) -> None:
-        self.steps.append({"id": step.id, "title": title_of(step), "state": state, **more})
+        self.steps.append({"id": step.id, "title": step.text, "state": state, **more})
 
     def _end(self, event: ApplyEnded) -> None:
         if self.operation is not None:

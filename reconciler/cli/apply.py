@@ -20,8 +20,8 @@ from reconciler.cli.terminal import style_for, tell_line
 if TYPE_CHECKING:
     from reconciler.cli.applied import Tally
     from reconciler.engine.events import ApplyEnded
-    from reconciler.engine.loop import Outlook, World
     from reconciler.engine.saved import SavedPlan, SourceRequest
+    from reconciler.engine.world import Outlook, World
     from reconciler.plan.actions import Step
     from reconciler.plan.render_report import PlanReport
 

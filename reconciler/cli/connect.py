@@ -17,7 +17,7 @@ from reconciler.cli.terminal import tell_line
 from reconciler.model.errors import ReconcilerError
 
 if TYPE_CHECKING:
-    from reconciler.engine.loop import World
+    from reconciler.engine.world import World
     from reconciler.model.platform import Credential
     from reconciler.model.routing import RoutingMap, RoutingOwner
 

@@ -14,7 +14,7 @@ from reconciler.cli.terminal import style_for, write
 
 if TYPE_CHECKING:
     from reconciler.cli.objects import Object
-    from reconciler.engine.loop import World
+    from reconciler.engine.world import World
 
 
 @command("describe")

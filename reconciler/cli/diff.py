@@ -14,7 +14,7 @@ from reconciler.cli.terminal import style_for, tell_line, write
 
 if TYPE_CHECKING:
     from reconciler.cli.differences import Difference
-    from reconciler.engine.loop import Outlook
+    from reconciler.engine.world import Outlook
 
 ERROR = 2
 """Above 1, as kubectl has it: 1 says that there are differences."""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from reconciler.cli.looking import Seen
     from reconciler.cli.objects import Object
     from reconciler.cli.selecting import Choice
-    from reconciler.engine.loop import World
+    from reconciler.engine.world import World
 
 WATCH_EVERY_S = 2.0
 STATUS = "status"

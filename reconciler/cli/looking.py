@@ -15,13 +15,13 @@ from reconciler.cli.objects import (
 )
 from reconciler.diff.diff import diff
 from reconciler.engine.conditions import conditions_of
-from reconciler.engine.journal import read_operations
 from reconciler.engine.known import Known, read_known
-from reconciler.engine.loop import World
 from reconciler.engine.observe import observe
+from reconciler.engine.operations import read_operations
 from reconciler.engine.readiness import of_database
 from reconciler.engine.records import OPERATIONS
 from reconciler.engine.wishes import known_moves
+from reconciler.engine.world import World
 from reconciler.model.desired import DesiredState
 from reconciler.model.errors import ReconcilerError
 from reconciler.model.observed import Unseen

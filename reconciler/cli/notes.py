@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from reconciler.plan.render_notes import Level, Note
 
 if TYPE_CHECKING:
-    from reconciler.engine.loop import Outlook
+    from reconciler.engine.world import Outlook
     from reconciler.model.desired import Place
     from reconciler.model.errors import Position, ReconcilerError
     from reconciler.plan.render_report import PlanReport

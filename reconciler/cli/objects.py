@@ -8,8 +8,8 @@ from typing import Any
 
 from reconciler.engine import readiness
 from reconciler.engine.conditions import Condition
-from reconciler.engine.journal import Operation
 from reconciler.engine.logbook import Logbook
+from reconciler.engine.operations import Operation
 from reconciler.engine.wishes import KnownMove
 from reconciler.model.names import DatabaseKey
 from reconciler.model.observed import (

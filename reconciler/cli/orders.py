@@ -11,7 +11,7 @@ from reconciler.cli.session import Session
 from reconciler.cli.terminal import write
 
 if TYPE_CHECKING:
-    from reconciler.engine.loop import World
+    from reconciler.engine.world import World
     from reconciler.model.names import DatabaseKey
     from reconciler.model.status import Status
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from difflib import get_close_matches
 
-from reconciler.engine.loop import World
 from reconciler.engine.records import DATABASES, database_of_key, decode_routing, routing_key
+from reconciler.engine.world import World
 from reconciler.model.errors import ReconcilerError
 from reconciler.model.hashing import NotAKey, position_of_key
 from reconciler.model.names import DatabaseKey, DatabaseName, Namespace

@@ -20,7 +20,7 @@ from reconciler.plan.render_notes import FORMS
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from reconciler.engine.loop import Outlook
+    from reconciler.engine.world import Outlook
     from reconciler.plan.render_notes import Note
     from reconciler.plan.render_report import PlanReport
     from reconciler.spec.loaded import Loaded

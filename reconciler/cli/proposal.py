@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from reconciler.cli.session import Session
     from reconciler.cli.source import Where
-    from reconciler.engine.loop import Outlook
+    from reconciler.engine.world import Outlook
     from reconciler.model.observed import ObservedState
     from reconciler.spec.loaded import Loaded
 

@@ -12,7 +12,7 @@ from reconciler.model.routing import AppliedRecord, RoutingMap
 from reconciler.plan.render_report import Owners, PlanReport, ShownDatabase, ShownFinding
 
 if TYPE_CHECKING:
-    from reconciler.engine.loop import Outlook
+    from reconciler.engine.world import Outlook
     from reconciler.model.errors import Position
     from reconciler.settings import Settings
 

@@ -35,7 +35,7 @@ class Session:
         """Return the settings of this call: flag over environment over file over default."""
         from reconciler.cli.configured import load_settings
 
-        return load_settings(self)
+        return load_settings(self.home, self.config)
 
 
 def session_of(ctx: click.Context) -> Session:

@@ -15,9 +15,9 @@ from reconciler.daemon.webhook import plain_address
 from reconciler.edges.etcd_gateway import StoreFull
 from reconciler.engine import status as records
 from reconciler.engine.leadership import Tenure
-from reconciler.engine.loop import World
 from reconciler.engine.records import DATABASES, database_of_key, decode_record
 from reconciler.engine.sources import SourceState, accepted, changed, join
+from reconciler.engine.world import World
 from reconciler.model.access import ConflictingWrite, FencedOff
 from reconciler.model.errors import ReconcilerError
 from reconciler.model.names import DatabaseKey

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from reconciler.engine.leadership import Tenure, stand
-from reconciler.engine.loop import World
+from reconciler.engine.world import World
 from reconciler.model.access import FencedOff
 from reconciler.model.errors import ReconcilerError
 

@@ -15,12 +15,12 @@ from reconciler.engine import status as records
 from reconciler.engine.conditions import Facts, conditions_of
 from reconciler.engine.events import ApplyEvent, StepDone, StepFailed, StepStarted, StepWaits
 from reconciler.engine.leadership import Tenure
-from reconciler.engine.loop import World
 from reconciler.engine.reconcile import Again, Conclusion, failed, reconcile
 from reconciler.engine.records import decode_record, record_key
 from reconciler.engine.sight import Sight
 from reconciler.engine.sources import NOTHING, Wanted
 from reconciler.engine.workqueue import WorkQueue
+from reconciler.engine.world import World
 from reconciler.model.access import FencedOff
 from reconciler.model.errors import ReconcilerError
 from reconciler.model.names import DatabaseKey

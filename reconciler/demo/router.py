@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from reconciler.demo.shards import read_map
-from reconciler.engine.loop import World
+from reconciler.engine.world import World
 from reconciler.model.names import DatabaseKey, ScopeKey, app_role
 
 STOP_S = 30

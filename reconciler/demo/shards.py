@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import psycopg
 
-from reconciler.engine.loop import World
 from reconciler.engine.records import decode_routing, routing_key
+from reconciler.engine.world import World
 from reconciler.model.hashing import HASH_FUNCTIONS, position_of_key
 from reconciler.model.names import DatabaseKey, ScopeKey, app_role
 from reconciler.model.routing import RoutingMap, RoutingOwner

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from reconciler import settings
 from reconciler.demo.writer import Outcome
-from reconciler.engine.loop import World
+from reconciler.engine.world import World
 from reconciler.model.names import DatabaseKey, DatabaseName, Namespace
 from reconciler.model.observed import ObservedShard, PatroniView
 from reconciler.wiring import open_world

@@ -11,7 +11,7 @@ from typing import Any
 import psycopg
 
 from reconciler.demo.shards import connect, read_map
-from reconciler.engine.loop import World
+from reconciler.engine.world import World
 from reconciler.model.hashing import position_of_key
 from reconciler.model.names import DatabaseKey
 from reconciler.model.routing import RoutingMap, RoutingOwner

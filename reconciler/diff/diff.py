@@ -116,39 +116,12 @@ def _diff_content(
     observed: ObservedState,
     held: tuple[Standstill, ...] = (),
 ) -> Iterator[Finding]:
-    scopes = assign_scopes(database, routing)
-    owned = {o.scope: o.keys for o in routing.owners} if routing else {}
-    epoch = keyspace.epoch_of(seen)
-    found = {there.key: there for there in seen.shards}
-    guarded = guarded_by_moves(seen)
-    silent = silent_shards(seen)
     changing: set[ScopeKey] = set()
-    cut_off = routing is None and seen.record is None and _is_begun(database, observed)
-    for shard in database.shards:
-        scope = scopes[shard.name]
-        there = found.get(scope)
-        if there and cut_off and scope in silent:
-            yield AddShard(database, shard, scope)  # its steps do what is missing of it
-            continue
-        if there is None:
-            yield _absent(database, shard, scope, owned.get(scope.scope, KeySet()))
-            continue
-        mine = owned.get(scope.scope, KeySet()) if routing else shard.keys
-        for finding in diff_shard(
-            Pair(
-                database,
-                shard,
-                there,
-                mine,
-                epoch,
-                routing is not None,
-                scope in guarded,
-                held[0].reason if held else "",
-            )
-        ):
-            if isinstance(finding, ApplySchema | ChangeParameters | RestartPending):
-                changing.add(finding.scope)
-            yield finding
+    for finding in _diff_shards(database, seen, routing, observed, held):
+        if isinstance(finding, ApplySchema | ChangeParameters | RestartPending):
+            changing.add(finding.scope)
+        yield finding
+    scopes = assign_scopes(database, routing)
     if routing:
         yield from keyspace.renames(database, routing, scopes)
         yield from keyspace.unsaid_renames(database, routing)
@@ -161,6 +134,35 @@ def _diff_content(
     leaving = _leaving(seen, moves, moving)
     for retirement in keyspace.retirements(database, seen, scopes):
         yield _retire(database, seen, leaving, retirement)
+
+
+def _diff_shards(
+    database: Database,
+    seen: ObservedDatabase,
+    routing: RoutingMap | None,
+    observed: ObservedState,
+    held: tuple[Standstill, ...],
+) -> Iterator[Finding]:
+    """Compare each wanted shard with what there is of it."""
+    scopes = assign_scopes(database, routing)
+    owned = {o.scope: o.keys for o in routing.owners} if routing else {}
+    epoch = keyspace.epoch_of(seen)
+    found = {there.key: there for there in seen.shards}
+    guarded, silent = guarded_by_moves(seen), silent_shards(seen)
+    cut_off = routing is None and seen.record is None and _is_begun(database, observed)
+    reason = held[0].reason if held else ""
+    for shard in database.shards:
+        scope = scopes[shard.name]
+        there = found.get(scope)
+        own = owned.get(scope.scope, KeySet())
+        if there and cut_off and scope in silent:
+            yield AddShard(database, shard, scope)  # its steps do what is missing of it
+        elif there is None:
+            yield _absent(database, shard, scope, own)
+        else:
+            mine = own if routing else shard.keys
+            ruled, moving = routing is not None, scope in guarded
+            yield from diff_shard(Pair(database, shard, there, mine, epoch, ruled, moving, reason))
 
 
 def _is_begun(database: Database, observed: ObservedState) -> bool:

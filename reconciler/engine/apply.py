@@ -28,11 +28,13 @@ from reconciler.engine.events import (
     StepWaits,
     Watcher,
 )
-from reconciler.engine.execute import Hands, perform
+from reconciler.engine.execute import perform
 from reconciler.engine.foresight import leave_reported, observe_and_diff
-from reconciler.engine.journal import Journal, Operations, read_operations, supersede
+from reconciler.engine.hands import Hands
+from reconciler.engine.journal import Journal, supersede
 from reconciler.engine.leasing import kept
 from reconciler.engine.observe import login_of, primary_of
+from reconciler.engine.operations import Operations, read_operations
 from reconciler.engine.problems import (
     ApplierGone,
     NothingSeen,
@@ -58,7 +60,7 @@ from reconciler.policy.rules import Outcome
 
 if TYPE_CHECKING:
     from reconciler.engine.leadership import Tenure
-    from reconciler.engine.loop import Outlook, World
+    from reconciler.engine.world import Outlook, World
 
 
 class Applier:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from reconciler.diff.changes import Refusal
-from reconciler.engine.journal import Operation, StepRecord
+from reconciler.engine.operations import Operation, StepRecord
 from reconciler.model.names import DatabaseKey
 from reconciler.model.rollouts import RolloutRecord
 from reconciler.model.status import Readiness, Status

@@ -6,15 +6,22 @@ not at what the plan saw: between the two, a failover may have moved the primary
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import TypeVar, assert_never
+from dataclasses import replace
+from typing import assert_never
 
-from reconciler.engine.move_acts import Crew, never_held
+from reconciler.engine.hands import (
+    Hands,
+    Wait,
+    login_to,
+    primary_at,
+    shard_of,
+    until,
+    wait_healthy,
+)
+from reconciler.engine.move_acts import Crew
 from reconciler.engine.moves import begin, drive, wish_for
-from reconciler.engine.observe import login_of, primary_of
-from reconciler.engine.ports import Clock, Mover, Patroni, Platform, Postgres, Store
+from reconciler.engine.observe import login_of
 from reconciler.engine.problems import (
     LeaderNotRemoved,
     NotHealthyInTime,
@@ -31,12 +38,11 @@ from reconciler.engine.records import (
     routing_key,
 )
 from reconciler.engine.wishes import moves_under_way, refuse_busy
-from reconciler.model.access import Guarding, Lease, Login
-from reconciler.model.errors import ReconcilerError
+from reconciler.model.access import Guarding
 from reconciler.model.moves import Move as KeyMove
 from reconciler.model.names import DatabaseKey, MemberName, ScopeKey, app_role, owner_role
 from reconciler.model.observed import PatroniView
-from reconciler.model.platform import Endpoint, PlatformShard
+from reconciler.model.platform import PlatformShard
 from reconciler.model.routing import AppliedRecord, RoutingMap
 from reconciler.plan.actions import (
     Action,
@@ -71,34 +77,6 @@ from reconciler.workflow.rollout import (
     decide_switch,
 )
 
-POLL_S = 0.2
-"""How often a wait looks again."""
-
-Wait = Callable[[str], None]
-"""Told what a step waits for, whenever that changes."""
-_T = TypeVar("_T")
-
-
-@dataclass(frozen=True, slots=True)
-class Hands:
-    """The edges an apply acts through, the lease it acts under, and when to stop.
-
-    ``held`` tells why a phase of the step may not begin now, by the policies.
-    """
-
-    platform: Platform
-    store: Store
-    patroni: Patroni
-    postgres: Postgres
-    mover: Mover
-    clock: Clock
-    lease: Lease
-    source: str
-    revision: str
-    start_s: float
-    stop: threading.Event
-    held: Callable[[str], str] = never_held
-
 
 def perform(hands: Hands, action: Action, wait: Wait) -> None:  # noqa: C901  the dispatch table
     """Do one action. Raises a ReconcilerError when it cannot be done, or not now."""
@@ -110,13 +88,13 @@ def perform(hands: Hands, action: Action, wait: Wait) -> None:  # noqa: C901  th
             hands.platform.ensure_members(
                 action.blueprint, (int(action.member.rpartition("-")[2]),)
             )
-            _wait_healthy(hands, action.blueprint.key, (action.member,), wait)
+            wait_healthy(hands, action.blueprint.key, (action.member,), wait)
         case SwitchOver():
             _switch_over(hands, action, wait)
         case RemoveMember():
             _remove_member(hands, action)
         case Configure():
-            login = _login(hands, action.scope)
+            login = login_to(hands, action.scope)
             hands.patroni.configure(login, action.parameters, action.synchronous)
         case RestartMembers():
             _roll(hands, action.scope, decide_restart, wait)
@@ -158,78 +136,13 @@ def _forget_moves(hands: Hands, database: DatabaseKey) -> None:
         hands.store.write(dict.fromkeys(books, (None, None)), hands.lease)
 
 
-def _shard(hands: Hands, key: ScopeKey) -> PlatformShard | None:
-    return next((s for s in hands.platform.observe() if s.key == key), None)
-
-
-def _login(hands: Hands, key: ScopeKey) -> Login:
-    shard = _shard(hands, key)
-    if shard is None:
-        raise NotHealthyInTime(str(key), "its platform has nothing of it", remedy="plan again")
-    return login_of(hands.platform, shard)
-
-
-def _until(hands: Hands, key: ScopeKey, look: Callable[[], _T | Hold], wait: Wait) -> _T:
-    """Look until there is an answer. Raises NotHealthyInTime and StoppedByUser."""
-    began, told = hands.clock.monotonic(), ""
-    while True:
-        answer = _try(look)
-        if not isinstance(answer, Hold):
-            return answer
-        if answer.reason != told:
-            told = answer.reason
-            wait(told)
-        if hands.stop.is_set():
-            raise StoppedByUser(str(key), f"stopped while it waited: {told}")
-        waited = hands.clock.monotonic() - began
-        if waited >= hands.start_s:
-            raise NotHealthyInTime(
-                str(key),
-                f"after {waited:.0f} s: {told}",
-                remedy="`shardwright platform logs` shows why; then apply again, or allow more "
-                "with SHARDWRIGHT_START_S",
-            )
-        hands.clock.sleep(POLL_S)
-
-
-def _try(look: Callable[[], _T | Hold]) -> _T | Hold:
-    """Take a transient error as one more reason to wait."""
-    try:
-        return look()
-    except ReconcilerError as error:
-        if not error.transient:
-            raise
-        return Hold(f"{error.code} {error.problem}")
-
-
-def _wait_healthy(
-    hands: Hands, key: ScopeKey, names: tuple[MemberName, ...], wait: Wait
-) -> PatroniView:
-    """Wait until there is a primary, with its synchronous standby, and all these members serve."""
-
-    def look() -> PatroniView | Hold:
-        view = hands.patroni.view(_login(hands, key))
-        if view.leader is None:
-            return Hold("no primary yet")
-        for name in names:
-            member = view.member(name)
-            if member is None:
-                return Hold(f"{name} does not answer yet")
-            if not member.healthy:
-                return Hold(f"{name} is {member.state}")
-        secured = decide_secured(view)
-        return secured if isinstance(secured, Hold) else view
-
-    return _until(hands, key, look, wait)
-
-
 def _start_shard(hands: Hands, action: StartShard, wait: Wait) -> None:
     key = action.blueprint.key
     if action.kept:
         hands.platform.start_shard(key)
     hands.platform.ensure_members(action.blueprint, action.ordinals)
     names = tuple(MemberName(f"{key.scope}-{n}") for n in action.ordinals)
-    _wait_healthy(hands, key, names, wait)
+    wait_healthy(hands, key, names, wait)
 
 
 def _roll(hands: Hands, key: ScopeKey, decide: Callable[[PatroniView], Move], wait: Wait) -> None:
@@ -239,18 +152,18 @@ def _roll(hands: Hands, key: ScopeKey, decide: Callable[[PatroniView], Move], wa
     applier that was stopped in between still orders is a restart or switchover that Patroni allows.
     """
     while True:
-        move = _until(hands, key, lambda: _next_move(hands, key, decide), wait)
+        move = until(hands, key, lambda: _next_move(hands, key, decide), wait)
         hands.store.keep_alive(hands.lease)
         match move:
             case Finished():
-                _until(hands, key, lambda: _next_move(hands, key, decide_secured), wait)
+                until(hands, key, lambda: _next_move(hands, key, decide_secured), wait)
                 return
             case Restart(member):
                 wait(f"restarting {member}")
-                hands.patroni.restart(_login(hands, key), member)
+                hands.patroni.restart(login_to(hands, key), member)
             case Lead(leader, candidate):
                 wait(f"switching over from {leader} to {candidate}")
-                hands.patroni.switch_over(_login(hands, key), leader, candidate)
+                hands.patroni.switch_over(login_to(hands, key), leader, candidate)
         if hands.stop.is_set():
             raise StoppedByUser(str(key), "stopped between two members")
 
@@ -258,7 +171,7 @@ def _roll(hands: Hands, key: ScopeKey, decide: Callable[[PatroniView], Move], wa
 def _next_move(
     hands: Hands, key: ScopeKey, decide: Callable[[PatroniView], Move]
 ) -> Restart | Lead | Finished | Hold:
-    return decide(hands.patroni.view(_login(hands, key)))
+    return decide(hands.patroni.view(login_to(hands, key)))
 
 
 def _switch_over(hands: Hands, action: SwitchOver, wait: Wait) -> None:
@@ -266,7 +179,7 @@ def _switch_over(hands: Hands, action: SwitchOver, wait: Wait) -> None:
 
 
 def _remove_member(hands: Hands, action: RemoveMember) -> None:
-    shard = _shard(hands, action.scope)
+    shard = shard_of(hands, action.scope)
     if shard is None or all(m.name != action.member for m in shard.members):
         return
     view = hands.patroni.view(login_of(hands.platform, shard))
@@ -277,20 +190,6 @@ def _remove_member(hands: Hands, action: RemoveMember) -> None:
             remedy="plan again: the plan switches over first",
         )
     hands.platform.remove_member(action.scope, action.member)
-
-
-def _primary(hands: Hands, key: ScopeKey, wait: Wait) -> tuple[Login, Endpoint]:
-    """Return how to reach the shard's primary, waiting for one."""
-
-    def look() -> tuple[Login, Endpoint] | Hold:
-        shard = _shard(hands, key)
-        if shard is None:
-            return Hold("its platform has nothing of it")
-        login = login_of(hands.platform, shard)
-        primary = primary_of(shard, hands.patroni.view(login))
-        return (login, primary) if primary else Hold("no primary at the moment")
-
-    return _until(hands, key, look, wait)
 
 
 def _crew(hands: Hands, wait: Wait) -> Crew:
@@ -341,7 +240,7 @@ def _set_up(hands: Hands, action: SetUpDatabase, wait: Wait) -> None:
         hands.platform.ensure_credential(action.scope, role)
         for role in (owner_role(name), app_role(name))
     )
-    login, primary = _primary(hands, action.scope, wait)
+    login, primary = primary_at(hands, action.scope, wait)
     hands.postgres.set_up(
         login, primary, name, roles, hands.lease.token, action.password_generation
     )
@@ -350,13 +249,13 @@ def _set_up(hands: Hands, action: SetUpDatabase, wait: Wait) -> None:
 def _run_schema_file(hands: Hands, action: RunSchemaFile, wait: Wait) -> None:
     name = action.database.name
     owner = hands.platform.credential(action.scope, owner_role(name))
-    login, primary = _primary(hands, action.scope, wait)
+    login, primary = primary_at(hands, action.scope, wait)
     hands.postgres.apply_schema(login, primary, name, owner, action.file, hands.lease.token)
 
 
 def _install_guards(hands: Hands, action: InstallGuards, wait: Wait) -> None:
     guarding = Guarding(action.key_type, action.tables, action.keys, action.epoch)
-    login, primary = _primary(hands, action.scope, wait)
+    login, primary = primary_at(hands, action.scope, wait)
     hands.postgres.install_guards(login, primary, action.database.name, guarding, hands.lease.token)
 
 
@@ -368,8 +267,8 @@ def _set_passwords(hands: Hands, action: SetPasswords, wait: Wait) -> None:
     """
     name = action.database.name
     roles = (owner_role(name), app_role(name))
-    login, primary = _primary(hands, action.scope, wait)
-    shard = _shard(hands, action.scope)
+    login, primary = primary_at(hands, action.scope, wait)
+    shard = shard_of(hands, action.scope)
     noted = hands.postgres.catalog(login, primary, name).password_generation
     if noted >= action.generation and not (shard and shard.staged):
         return

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from reconciler.engine.conditions import Facts
-from reconciler.engine.journal import Operations, read_operations
+from reconciler.engine.operations import Operations, read_operations
 from reconciler.engine.ports import Store
 from reconciler.engine.records import APPLIER, OPERATIONS
 from reconciler.engine.status import DAEMON, STATUS, read_statuses

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -16,69 +16,19 @@ from reconciler.diff.changes import Difference, Remark
 from reconciler.engine import rollouts
 from reconciler.engine.events import ApplyEnded, Watcher
 from reconciler.engine.foresight import leave_reported, observe_and_diff
-from reconciler.engine.observe import Eyes
-from reconciler.engine.ports import Clock, Gauge, Mover
 from reconciler.engine.records import APPLIER
-from reconciler.engine.turns import Turns
+from reconciler.engine.world import Outlook, World
 from reconciler.model.errors import ReconcilerError
 from reconciler.model.names import DatabaseKey
 from reconciler.model.observed import ObservedState
-from reconciler.plan.actions import Plan, Step
-from reconciler.plan.canary import Phase, Standing, without_held
+from reconciler.plan.canary import Phase
 from reconciler.plan.planner import make_plan
-from reconciler.policy.check import Verdict, check_plan, check_spec
+from reconciler.policy.check import check_plan, check_spec
 from reconciler.policy.rules import PolicySet, compile_policies, policy_document
 from reconciler.spec.loaded import Loaded
 
 if TYPE_CHECKING:
     from reconciler.engine.leadership import Tenure
-    from reconciler.settings import Settings
-
-
-@dataclass(frozen=True, slots=True)
-class World:
-    """All edges of one call, and its settings; made by ``wiring.open_world``.
-
-    ``actor`` names who acts (user, host, process), for the journal and the lease; ``is_gone`` tells
-    from a text that holds such a name whether that process is certainly dead. ``gauge`` is
-    Prometheus, None when none is configured. ``turns`` are those of moves, over all applies of this
-    process.
-    """
-
-    eyes: Eyes
-    mover: Mover
-    clock: Clock
-    settings: Settings
-    actor: str
-    is_gone: Callable[[str], bool]
-    gauge: Gauge | None = None
-    turns: Turns = field(default_factory=Turns)
-
-
-@dataclass(frozen=True, slots=True)
-class Outlook:
-    """What was asked for, what was seen, what would be done, and what the policies say of it.
-
-    ``only``: the databases that were looked at; None for all. ``left``: the titles of what would
-    correct drift that is only reported. ``standings``: how far roll-outs are that go to canaries
-    first.
-    """
-
-    loaded: Loaded
-    observed: ObservedState
-    difference: Difference
-    plan: Plan
-    policies: PolicySet
-    verdict: Verdict
-    only: frozenset[DatabaseKey] | None = None
-    left: tuple[str, ...] = ()
-    reports: bool = False
-    standings: tuple[Standing, ...] = ()
-
-    @property
-    def ready(self) -> tuple[Step, ...]:
-        """The steps that wait for no canary."""
-        return without_held(self.plan.steps, self.standings)
 
 
 def compiled(loaded: Loaded) -> PolicySet:

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from reconciler.engine.journal import Operations, read_operations
+from reconciler.engine.operations import Operations, read_operations
 from reconciler.engine.orders import decode_suspension
 from reconciler.engine.ports import Clock, Patroni, Platform, Postgres, Store
 from reconciler.engine.records import (

@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from reconciler.diff.diff import diff
-from reconciler.engine.loop import Outlook, judge
+from reconciler.engine.loop import judge
+from reconciler.engine.world import Outlook
 from reconciler.model.names import DatabaseKey
 from reconciler.model.observed import ObservedState
 from reconciler.model.routing import AppliedRecord

@@ -24,8 +24,8 @@ from reconciler.policy.rules import Outcome
 
 if TYPE_CHECKING:
     from reconciler.engine.leadership import Tenure
-    from reconciler.engine.loop import Outlook, World
     from reconciler.engine.sight import Sight
+    from reconciler.engine.world import Outlook, World
     from reconciler.policy.rules import PolicySet
     from reconciler.spec.loaded import Loaded
 

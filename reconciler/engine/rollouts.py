@@ -22,7 +22,7 @@ from reconciler.plan.actions import Plan, Step, Wave, by_database
 from reconciler.plan.canary import Answer, Phase, Standing, begun, judged, standing
 
 if TYPE_CHECKING:
-    from reconciler.engine.loop import Outlook, World
+    from reconciler.engine.world import Outlook, World
 
 PROMETHEUS = "Prometheus"
 REMEDY = "revert or change the spec, or `shardwright rollout retry | promote`"

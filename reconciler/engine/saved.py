@@ -13,7 +13,6 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from reconciler.engine.journal import title_of
 from reconciler.engine.problems import PlanFileBroken, PlanStale, PlanUsed
 from reconciler.model.errors import Position
 from reconciler.model.git import NO_CREDENTIALS, CredentialFiles
@@ -68,7 +67,7 @@ def encode_saved(request: SourceRequest, plan: Plan) -> bytes:
         "revision": plan.revision.text,
         "digest": plan.digest,
         "saw": [list(pair) for pair in plan.saw],
-        "steps": [{"id": step.id, "title": title_of(step)} for step in plan.steps],
+        "steps": [{"id": step.id, "title": step.text} for step in plan.steps],
     }
     return json.dumps({**body, "seal": _seal(body)}, indent=2, ensure_ascii=False).encode() + b"\n"
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from reconciler.engine.journal import Operation, Operations, read_operations
+from reconciler.engine.operations import Operation, Operations, read_operations
 from reconciler.engine.ports import Clock, Platform, Store
 from reconciler.engine.records import DATABASES, OPERATIONS
 from reconciler.model.access import Versioned

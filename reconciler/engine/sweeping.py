@@ -12,10 +12,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from reconciler.engine.leasing import kept
-from reconciler.engine.loop import World
 from reconciler.engine.observe import login_of, observe, primary_of
 from reconciler.engine.records import APPLIER, DATABASES
 from reconciler.engine.wishes import moves_under_way
+from reconciler.engine.world import World
 from reconciler.model.access import Lease, Seat
 from reconciler.model.errors import ReconcilerError
 from reconciler.model.moves import Leftover, MoveId

@@ -30,7 +30,7 @@ from reconciler.model.moves import Move, Stage, Wish
 from reconciler.plan.actions import MoveKeyRange
 
 if TYPE_CHECKING:
-    from reconciler.engine.loop import World
+    from reconciler.engine.world import World
 
 _WISHES_LEASE = ROOT + "wishes"
 _LEASE_S = 5

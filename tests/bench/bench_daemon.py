@@ -25,7 +25,6 @@ import yaml
 
 from reconciler import wiring
 from reconciler.cli.configured import load_settings
-from reconciler.cli.session import Session
 from reconciler.edges.local import lifecycle
 from reconciler.engine.ports import Store
 from reconciler.engine.saved import SourceRequest
@@ -76,7 +75,7 @@ def run(chosen: argparse.Namespace) -> None:
         for number in range(chosen.databases):
             write(specs, number, "16MB", asking=chosen.asking)
         lifecycle.up(home)
-        world = wiring.open_reading_world(load_settings(Session(home=str(home))))
+        world = wiring.open_reading_world(load_settings(str(home)))
         store = world.eyes.store
         with (folder / "log").open("wb") as log:
             daemon = subprocess.Popen(

@@ -22,9 +22,10 @@ from pathlib import Path
 from reconciler import settings, spec
 from reconciler.edges.local import lifecycle
 from reconciler.edges.local.platform import LocalPlatform
-from reconciler.engine.loop import World, act, look
+from reconciler.engine.loop import act, look
 from reconciler.engine.observe import login_of, observe, primary_of
 from reconciler.engine.saved import SourceRequest
+from reconciler.engine.world import World
 from reconciler.wiring import fetch, open_world
 from tests.local_home import connect, fresh_home, wait_for
 

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from reconciler.cli.report import report_of
 from reconciler.diff.diff import diff
-from reconciler.engine.loop import Outlook
+from reconciler.engine.world import Outlook
 from reconciler.model.desired import Database, DesiredState
 from reconciler.model.observed import ObservedState
 from reconciler.plan.planner import make_plan

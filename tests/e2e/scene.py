@@ -15,13 +15,14 @@ import psutil
 from reconciler import settings, spec
 from reconciler.edges.local import lifecycle
 from reconciler.engine.events import ApplyEnded, ApplyEvent, StepFailed
-from reconciler.engine.journal import Operation, read_operations
-from reconciler.engine.loop import Outlook, World, act, look
+from reconciler.engine.loop import act, look
 from reconciler.engine.observe import login_of, observe, primary_of
+from reconciler.engine.operations import Operation, read_operations
 from reconciler.engine.ports import Store
 from reconciler.engine.records import DATABASES, OPERATIONS, decode_routing, routing_key
 from reconciler.engine.saved import SourceRequest
 from reconciler.engine.status import REQUESTS, STATUS
+from reconciler.engine.world import Outlook, World
 from reconciler.model.access import Login
 from reconciler.model.names import (
     DatabaseKey,

@@ -8,7 +8,6 @@ import pytest
 
 from reconciler import wiring
 from reconciler.cli.configured import load_settings
-from reconciler.cli.session import Session
 from reconciler.edges.etcd import StoreReadsOnly
 from reconciler.edges.postgres_session import NotPrimary, session, superuser_options
 from reconciler.engine.observe import login_of, primary_of
@@ -69,7 +68,7 @@ def test_drift_is_told_from_what_is_pending_by_a_command_that_cannot_write(scene
 def test_the_handles_of_looking_commands_are_refused_every_write(scene: Scene) -> None:
     scene.write("shop")
     scene.applied()
-    settings = load_settings(Session(home=str(scene.home)))
+    settings = load_settings(str(scene.home))
     eyes = wiring.open_reading_world(settings).eyes
     assert eyes.store.read("/shardwright/")
     with pytest.raises(StoreReadsOnly):

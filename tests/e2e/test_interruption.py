@@ -13,10 +13,12 @@ import pytest
 
 from reconciler.edges.local import lifecycle
 from reconciler.engine.events import ApplyEvent, StepStarted
-from reconciler.engine.execute import Hands, perform
-from reconciler.engine.loop import World, act
+from reconciler.engine.execute import perform
+from reconciler.engine.hands import Hands
+from reconciler.engine.loop import act
 from reconciler.engine.problems import PlanStale
 from reconciler.engine.records import APPLIER, DATABASES, OPERATIONS, record_key, routing_key
+from reconciler.engine.world import World
 from reconciler.model.errors import ReconcilerError
 from reconciler.plan.actions import Plan
 from tests.e2e.cutting import CutOff, CuttingStore

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.engine.journal import Operation
+from reconciler.engine.operations import Operation
 from tests.cli.calls import DEADLINE_S
 from tests.e2e.scene import Scene, key_of
 from tests.local_home import processes_in, wait_for

@@ -11,7 +11,6 @@ import pytest
 
 from reconciler import wiring
 from reconciler.cli.configured import load_settings
-from reconciler.cli.session import Session
 from reconciler.edges.etcd import EtcdStore
 from reconciler.edges.etcd_gateway import EtcdTimeouts, Gateway, StoreForbidden, base64_text
 from reconciler.edges.local.etcd_users import EtcdUser
@@ -94,7 +93,7 @@ def test_what_writes_is_told_which_login_it_lacks(seen: Scene) -> None:
 
 def test_the_login_of_a_looking_command_is_refused_every_write_by_etcd_itself(seen: Scene) -> None:
     """Past our own guard, which sends no writes at all."""
-    world = wiring.open_reading_world(load_settings(Session(home=str(seen.home))))
+    world = wiring.open_reading_world(load_settings(str(seen.home)))
     handle: Any = world.eyes.store
     login = handle._etcd.login
     assert login.user == EtcdUser.READER

@@ -19,8 +19,8 @@ from reconciler.edges.replication import LogicalMover
 from reconciler.edges.replication_ends import open_session, server
 from reconciler.edges.replication_seed import Clones
 from reconciler.engine.events import StepFailed
-from reconciler.engine.loop import World
 from reconciler.engine.wishes import moves_under_way
+from reconciler.engine.world import World
 from reconciler.model.desired import CopyDriver
 from reconciler.plan.actions import MoveKeyRange
 from tests.e2e.scene import TWO, Scene, spec_text

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from reconciler.engine.apply import Applier
-from reconciler.engine.execute import Hands, perform
+from reconciler.engine.execute import perform
+from reconciler.engine.hands import Hands
 from reconciler.engine.ports import Store
 from reconciler.engine.problems import PlanStale, StepBroken
 from reconciler.engine.records import APPLIER

@@ -9,8 +9,8 @@ import pytest
 from reconciler.diff.changes import Refusal
 from reconciler.diff.refusals import SchemaFileChanged
 from reconciler.engine.conditions import Condition, Facts, conditions_of
-from reconciler.engine.journal import Operation, Operations, StepRecord
 from reconciler.engine.known import Known
+from reconciler.engine.operations import Operation, Operations, StepRecord
 from reconciler.engine.reconcile import Again, Conclusion, with_serving
 from reconciler.model.names import DatabaseKey, DatabaseName, Namespace
 from reconciler.model.observed import ObservedDatabase

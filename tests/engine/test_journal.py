@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reconciler.engine.journal import Journal, read_operations, title_of
+from reconciler.engine.journal import Journal
+from reconciler.engine.operations import read_operations
 from reconciler.engine.records import OPERATIONS
 from reconciler.model.access import Lease, Versioned
 from reconciler.model.names import DatabaseKey, DatabaseName, FencingToken, Namespace, ShardName
@@ -112,7 +113,7 @@ def test_a_title_names_its_shard() -> None:
         "s", _SHOP, RemoveRecord(_SHOP), (), Risk.ONLINE, "stop {shard}", "", ShardName("s0")
     )
 
-    assert title_of(one) == "stop s0"
+    assert one.text == "stop s0"
 
 
 class _Kept:

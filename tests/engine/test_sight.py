@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from reconciler.engine.journal import Operation
+from reconciler.engine.operations import Operation
 from reconciler.engine.sight import AGE_S, DEAR, Sight
 from reconciler.model.names import DatabaseKey, DatabaseName, Namespace
 
