@@ -17,6 +17,7 @@ from reconciler.engine import status as records
 from reconciler.engine.leadership import Tenure
 from reconciler.engine.records import DATABASES, database_of_key, decode_record
 from reconciler.engine.sources import SourceState, accepted, changed, join
+from reconciler.engine.workqueue import routine_pause_s
 from reconciler.engine.world import World
 from reconciler.model.access import ConflictingWrite, FencedOff
 from reconciler.model.errors import ReconcilerError
@@ -150,7 +151,7 @@ class Daemon:
 
     def _lead(self) -> None:
         """Stand until we lead; then hear requests, and ask for a routine look now and then."""
-        routine_at = 0.0
+        routine_at, cpu_s = 0.0, time.process_time()
         while not self._over.is_set():
             wait = REQUESTS_S
             self._reload()
@@ -158,7 +159,9 @@ class Daemon:
                 if not self._leads():
                     wait = RETRY_S
                 elif self._begin_tenure() or time.monotonic() >= routine_at:
-                    routine_at = time.monotonic() + self.config.interval_s
+                    cpu_s, before_s = time.process_time(), cpu_s
+                    pause_s = routine_pause_s(self.config.interval_s, cpu_s - before_s)
+                    routine_at = time.monotonic() + pause_s
                     self._ask_for_all()
             except FencedOff:
                 pass  # the keeper says so

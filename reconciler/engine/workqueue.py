@@ -22,12 +22,21 @@ Key = TypeVar("Key", bound=Hashable)
 
 BACKOFF_S_MIN = 0.005
 BACKOFF_S_MAX = 1000.0
+ROUTINE_CORE = 0.15
+"""The part of a core that routine looks may take, however many databases there are."""
+ROUTINE_STRETCH = 10.0
+"""So many intervals apart they are at most."""
 
 
 def backoff_s(failures: int, jitter: float) -> float:
     """Return the wait after so many failures in a row; ``jitter`` in [0, 1) adds up to a tenth."""
     doubled: float = BACKOFF_S_MIN * 2.0 ** min(failures - 1, 32)
     return min(doubled * (1 + jitter / 10), BACKOFF_S_MAX)
+
+
+def routine_pause_s(interval_s: float, cpu_s: float) -> float:
+    """Return the seconds until the next routine look, after one that took so much CPU time."""
+    return max(interval_s, min(cpu_s / ROUTINE_CORE, interval_s * ROUTINE_STRETCH))
 
 
 class WorkQueue(Generic[Key]):

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reconciler.engine.workqueue import BACKOFF_S_MAX, BACKOFF_S_MIN, WorkQueue, backoff_s
+from reconciler.engine.workqueue import (
+    BACKOFF_S_MAX,
+    BACKOFF_S_MIN,
+    WorkQueue,
+    backoff_s,
+    routine_pause_s,
+)
 
 
 class Hand:
@@ -127,3 +134,10 @@ def test_nobody_works_on_a_key_twice_at_once_and_no_news_is_lost(
     for key in working:
         work.done(key)
     assert owed <= set(drained(work))
+
+
+@pytest.mark.parametrize(
+    ("cpu_s", "pause_s"), [(0.0, 30), (4.5, 30), (15.0, 100), (45.0, 300), (400.0, 300)]
+)
+def test_routine_looks_that_are_dear_are_rarer(cpu_s: float, pause_s: float) -> None:
+    assert routine_pause_s(30, cpu_s) == pytest.approx(pause_s)
