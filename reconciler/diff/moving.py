@@ -9,14 +9,14 @@ enough for the rest, because each guard is derived from the one that stands, not
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Set
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from reconciler.diff.changes import EndMove, MoveKeys, Refusal, Remark, Standstill
 from reconciler.diff.refusals import MovedTableNotMade, MoveRefused
 from reconciler.model.desired import Database, ShardedTable
 from reconciler.model.keyspace import KeySet
-from reconciler.model.moves import Move, Preflight, Stage, Wish
+from reconciler.model.moves import Move, Preflight, Stage, Wish, bytes_of
 from reconciler.model.names import ScopeKey
 from reconciler.model.observed import Catalog, ObservedDatabase, Unseen
 from reconciler.model.routing import RoutingMap
@@ -49,6 +49,7 @@ def diff_moves(
             continue
         yield from _under_way(database, move, twin, looked_at)
     dark = {shard.key for shard in seen.shards if isinstance(shard.catalog, Unseen)}
+    crowd = [_Size(m.id, m.moved_bytes) for m in seen.moves if m.stage is not Stage.ENDED]
     for change in wanted:
         if change in taken:
             continue
@@ -60,7 +61,10 @@ def diff_moves(
         elif unseen:
             why = f"waits until {' and '.join(unseen)} can be looked into"
             yield _waits(change, why, unseen=True)
+        elif crowd and not _has_room(database.rollout.bytes_max, crowd, change):
+            yield _waits(change, _crowded(crowd))
         else:
+            crowd.append(_Size("", bytes_of(change.tables)))
             yield from _lacking(database, seen, change)
             yield from _begin(seen, change, sides & changing)
 
@@ -78,6 +82,31 @@ def holds_up(
         return True
     back = (move.target_scope, move.source_scope, move.keys) in by_way
     return back or bool(move.keys & keys)
+
+
+@dataclass(frozen=True, slots=True)
+class _Size:
+    """A move that is between its shards: its id (empty: it begins now) and its bytes, if known."""
+
+    id: str
+    bytes: int | None
+
+
+def _has_room(most: int | None, crowd: list[_Size], change: MoveKeys) -> bool:
+    """Whether no more data than allowed is between shards once this move is, too."""
+    sizes = [*(one.bytes for one in crowd), bytes_of(change.tables)]
+    return most is None or (None not in sizes and sum(filter(None, sizes)) <= most)
+
+
+def _crowded(crowd: list[_Size]) -> str:
+    why = "waits: with it more data than rollout.bytesMax would be between shards"
+    soaking = next((one.id for one in crowd if one.id), "")
+    if not soaking:
+        return f"{why} at once; it begins once the earlier moves of this plan have ended"
+    return (
+        f"{why}, moves in their rollback window included; "
+        f"`shardwright operation finish {soaking}` ends one"
+    )
 
 
 def _begin(

@@ -17,11 +17,11 @@ from reconciler.engine.ports import Mover
 from reconciler.model.access import Seat
 from reconciler.model.desired import Database, DesiredState
 from reconciler.model.errors import ReconcilerError
-from reconciler.model.moves import Move, Preflight, SeedFacts
+from reconciler.model.moves import Move, Preflight, SeedFacts, bytes_of
 from reconciler.model.names import DatabaseKey, ScopeKey
 from reconciler.model.observed import Catalog, ObservedDatabase, ObservedState, Unseen
 from reconciler.model.routing import RoutingMap
-from reconciler.plan.copying import choose_copy, in_the_way
+from reconciler.plan.copying import NOT_ASKED, choose_copy, in_the_way, may_be_physical
 from reconciler.plan.moves import begin_move
 from reconciler.plan.planner import make_plan
 from reconciler.plan.steps_database import move_action
@@ -86,8 +86,10 @@ def _preflight(
             return Preflight(*where, silent)
         whole = all(_has_schema(there, scope, database) for scope in where[:2])
         target = _seat(eyes, there, change.target_scope) if whole else None
-        facts = _seed_facts(mover, there, database, change, (move, source, target))
-        copying = choose_copy(database.resharding.copy, _moved_bytes(change), facts)
+        wish, facts = database.resharding.copy, NOT_ASKED
+        if may_be_physical(wish):
+            facts = _seed_facts(mover, there, database, change, (move, source, target))
+        copying = choose_copy(wish, bytes_of(change.tables), facts)
         move = replace(move, copy=copying.driver)
         obstacles = (*in_the_way(copying, facts), *mover.preflight(move, source, target))
         if _is_new(there, change.target_scope):
@@ -122,10 +124,6 @@ def _seed_facts(
         odd = f"{change.source} runs PostgreSQL {runs}, {change.target} {wanted}"
         return replace(facts, hindrances=(*facts.hindrances, odd))
     return facts
-
-
-def _moved_bytes(change: MoveKeys) -> int | None:
-    return None if change.tables is None else sum(size for _, size, _ in change.tables)
 
 
 def _has_schema(there: ObservedDatabase, scope: ScopeKey, database: Database) -> bool:

@@ -204,6 +204,7 @@ def encode_move(move: Move) -> bytes:
             "cutAfter": move.cut_after,
             "copy": move.copy.value,
             "cutCompared": move.cut_compared,
+            "movedBytes": move.moved_bytes,
         }
     )
 
@@ -238,6 +239,7 @@ def decode_move(key: str, value: bytes, version: int) -> Move:
             cut_after=str(data.get("cutAfter", "")),
             copy=CopyDriver(data.get("copy", CopyDriver.OWN)),
             cut_compared=str(data.get("cutCompared", "")),
+            moved_bytes=None if (held := data.get("movedBytes")) is None else int(held),
             version=version,
         )
     except BROKEN as problem:

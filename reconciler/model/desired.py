@@ -185,7 +185,7 @@ class Rollout:
     """How much of a database is changed at once; None: as much as the settings allow.
 
     ``shards_max`` bounds the shards under change, ``restarts_max`` those that restart,
-    ``bytes_max`` the data of moves under way.
+    ``bytes_max`` the data of moves under way, those in their rollback window included.
     """
 
     shards_max: int | None = None

@@ -65,6 +65,7 @@ class Move:
     applier and nobody knows; ``cut_after`` is the time (UTC, ISO 8601) before which no other cut is
     tried, empty when none backed out. ``latency_ratio_max`` is how much slower than before the
     source's commits may become during a copy (0: no limit). ``copy`` is who brings the rows.
+    ``moved_bytes`` is about how much the keys held when it began, None when nobody knew.
     ``cut_compared`` is "equal" once both sides were compared as of the cut, else what differed;
     empty before. ``version`` is etcd's mod revision of the record.
     """
@@ -93,12 +94,18 @@ class Move:
     cut_after: str = ""
     copy: CopyDriver = CopyDriver.OWN
     cut_compared: str = ""
+    moved_bytes: int | None = None
     version: int = 0
 
     @property
     def prefix(self) -> str:
         """What the names of all its objects begin with."""
         return f"shardwright_{self.id}"
+
+
+def bytes_of(tables: tuple[tuple[str, int, int], ...] | None) -> int | None:
+    """Return the bytes of what moves, given as (table, bytes, rows); None: nobody knows."""
+    return None if tables is None else sum(size for _, size, _ in tables)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,7 @@
-"""How much of a database may be changed at once: the blast radius of its roll-out. Pure."""
+"""How many shards of a database may be changed at once: the blast radius of its roll-out. Pure.
+
+How much data may be between its shards is a question before a move begins: ``diff.moving``.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from dataclasses import dataclass, field
 
 from reconciler.model.desired import Rollout
 from reconciler.model.names import DatabaseKey, ShardName
-from reconciler.plan.actions import MoveKeyRange, Step
+from reconciler.plan.actions import Step
 
 
 def bounded(
@@ -15,9 +18,7 @@ def bounded(
 ) -> Iterator[Step]:
     """Yield the steps of ``ready``, in order, that may begin beside those that run.
 
-    A database without an entry in ``limits`` has none. What alone is more than a limit (a move of
-    more bytes, or of a size that nobody knows) begins when nothing else of its kind runs: a limit
-    bounds what happens at once, and forbids nothing. Linear in the steps.
+    A database without an entry in ``limits`` has none. Linear in the steps.
     """
     loads: dict[DatabaseKey, _Load] = {}
     for step in running:
@@ -34,37 +35,17 @@ _FREE = Rollout()
 
 @dataclass(slots=True)
 class _Load:
-    """What is under way in one database. ``moved`` None: moves of which a size is unknown."""
+    """What is under way in one database."""
 
     shards: set[ShardName] = field(default_factory=set)
-    moves: int = 0
-    moved: int | None = 0
 
     def has_room(self, step: Step, limits: Rollout) -> bool:
         """Say whether a step may begin beside this."""
-        if isinstance(step.action, MoveKeyRange):
-            if limits.bytes_max is None or not self.moves:
-                return True
-            moved = _sum(self.moved, _bytes(step.action))
-            return moved is not None and moved <= limits.bytes_max
         if step.shard is None or limits.shards_max is None:
             return True
         return step.shard in self.shards or len(self.shards) < limits.shards_max
 
     def add(self, step: Step) -> None:
-        """Count a step in: a move by its bytes, any other by its shard."""
-        if isinstance(step.action, MoveKeyRange):
-            self.moves += 1
-            self.moved = _sum(self.moved, _bytes(step.action))
-        elif step.shard is not None:
+        """Count a step's shard in."""
+        if step.shard is not None:
             self.shards.add(step.shard)
-
-
-def _sum(one: int | None, other: int | None) -> int | None:
-    return None if one is None or other is None else one + other
-
-
-def _bytes(move: MoveKeyRange) -> int | None:
-    if move.tables is None:
-        return None
-    return sum(table_bytes for _, table_bytes, _ in move.tables)

@@ -14,6 +14,15 @@ SNAPSHOT_S_MAX = 3600.0
 """A copy of rows holds a snapshot as long as it runs, and no vacuum removes what died since."""
 
 
+NOT_ASKED = SeedFacts(0)
+"""Where no physical copy comes into question."""
+
+
+def may_be_physical(wish: CopyDriver | None) -> bool:
+    """Whether it matters what a physical copy would bring, which is asked of every table."""
+    return wish in (None, CopyDriver.PHYSICAL)
+
+
 def seed_seconds(whole_bytes: float, moved_bytes: float) -> float:
     """Return about how long a physical copy takes until only the moved rows are left of it."""
     others = max(0.0, whole_bytes - moved_bytes)

@@ -6,7 +6,7 @@ import hashlib
 
 from reconciler.model.desired import CopyDriver, ShardedTable
 from reconciler.model.keyspace import KeySet
-from reconciler.model.moves import Move, MoveId
+from reconciler.model.moves import Move, MoveId, bytes_of
 from reconciler.model.names import Epoch
 from reconciler.model.routing import RoutingMap
 from reconciler.plan.actions import MoveKeyRange
@@ -42,6 +42,7 @@ def begin_move(action: MoveKeyRange, routing: RoutingMap, started_at: str) -> Mo
         latency_ratio_max=action.latency_ratio_max,
         started_at=started_at,
         copy=_driver(action.copying.driver, target_keys),
+        moved_bytes=bytes_of(action.tables),
     )
 
 

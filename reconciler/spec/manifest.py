@@ -325,8 +325,8 @@ class RolloutSpec(Part, frozen=True, kw_only=True):
     bytes_max: Annotated[
         Size | UnsetType,
         Meta(
-            description="Most data that moves at once, such as 50Gi; a move of more goes alone. "
-            "No limit if left out."
+            description="Most data of moves under way, such as 50Gi, with those in their rollback "
+            "window; a move of more goes alone. No limit if left out."
         ),
     ] = UNSET
     restarts_max: Annotated[

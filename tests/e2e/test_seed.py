@@ -225,3 +225,7 @@ def test_a_copy_that_would_bring_rows_of_nobody_is_refused_or_not_chosen(shop: S
     assert not plan.refusals
     (move,) = (s.action for s in plan.steps if isinstance(s.action, MoveKeyRange))
     assert move.copying.driver is CopyDriver.OWN
+    assert move.copying.whole_bytes > 0
+    retile(shop, *SPLIT, copy="own")
+    (by_rows,) = (s.action for s in shop.look().plan.steps if isinstance(s.action, MoveKeyRange))
+    assert by_rows.copying.whole_bytes == 0, "it was asked what a physical copy would bring"

@@ -56,15 +56,3 @@ def test_another_database_has_limits_of_its_own() -> None:
     ready = [_on("s0"), _on("s0", "bank", BANK), _on("s1", "bank1", BANK)]
     assert _begun(ready, [_on("s7")], Rollout(shards_max=1)) == ["bank", "bank1"]
     assert _begun(ready[:1], [_on("s7", "b", BANK)], Rollout(shards_max=1)) == ["s0"]
-
-
-def test_moves_under_way_hold_no_more_data_than_the_roll_out_allows() -> None:
-    ready = [_move("a", 60), _move("b", 60), _move("c", 40)]
-    assert _begun(ready, [], Rollout(bytes_max=100)) == ["a", "c"]
-
-
-def test_a_move_above_the_limit_or_of_unknown_size_goes_alone() -> None:
-    limits = Rollout(bytes_max=100)
-    for alone in (_move("big", 500), _move("unknown", None)):
-        assert _begun([alone, _move("b", 1)], [], limits) == [alone.id]
-        assert _begun([alone], [_move("b", 1)], limits) == []
