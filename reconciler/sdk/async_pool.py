@@ -31,10 +31,12 @@ class AsyncPool:
         self.subject = f"shard {owner.shard} of {config.key}"
         """How errors name the shard."""
 
-    async def take(self) -> _Lent:
-        """Return a connection whose session knows the map's epoch; give it back.
+    async def take(self, epoch: Epoch) -> _Lent:
+        """Return a connection whose session was told ``epoch``; give it back.
 
-        Raises ShardUnreachable, PasswordRefused, PoolExhausted.
+        It is the one of the map by which the caller came here: told a newer one that was heard of
+        while it waited, the session would vouch for knowing what has moved away (3.3b). Raises
+        ShardUnreachable, PasswordRefused, PoolExhausted.
         """
         attempts = Attempts(self._config, self.subject, time.monotonic())
         try:
@@ -45,8 +47,8 @@ class AsyncPool:
         lent: _Lent | None = None
         try:
             while True:
-                lent = await self._unused() or await self._connect(attempts)
-                if await self._told(lent, self._feed.routes.epoch):
+                lent = await self._unused() or await self._connect(attempts, epoch)
+                if await self._told(lent, epoch):
                     return lent
                 await lent.connection.close()
         except BaseException:
@@ -84,13 +86,12 @@ class AsyncPool:
                 return lent
             await lent.connection.close()
 
-    async def _connect(self, attempts: Attempts) -> _Lent:
+    async def _connect(self, attempts: Attempts, epoch: Epoch) -> _Lent:
         while True:
-            routes = self._feed.routes
-            self._owner = routes.newest(self._owner)
+            self._owner = self._feed.routes.newest(self._owner)
             try:
-                options = options_of(self._config, self._owner, routes.epoch, self._purpose)
-                return Lent(await psycopg.AsyncConnection.connect(**options), routes.epoch)
+                options = options_of(self._config, self._owner, epoch, self._purpose)
+                return Lent(await psycopg.AsyncConnection.connect(**options), epoch)
             except psycopg.OperationalError as error:
                 await asyncio.sleep(attempts.pause_s(error, time.monotonic()))
 

@@ -88,8 +88,9 @@ class AsyncShards:
         KeyRefused, TransactionLost, TransactionAborted, TransactionEnded (all but the last: nothing
         was committed) and OutcomeUnknown.
         """
-        pool = await self._pool(self._feed.routes.owner(key), Purpose.WRITE)
-        lent, began = await _begun(pool, isolation)
+        routes = self._feed.routes
+        pool = await self._pool(routes.owner(key), Purpose.WRITE)
+        lent, began = await _begun(pool, routes.epoch, isolation)
         try:
             try:
                 yield lent.connection
@@ -160,9 +161,8 @@ class AsyncShards:
         just written. Nothing stops a *read* at a former owner in the moments after a move. Raises
         KeyRefused, OutcomeUnknown; ReadLost when ``read_only``.
         """
-        async with self._session(
-            self._feed.routes.owner(key), purpose_of(read_only, standby_ok)
-        ) as lent:
+        routes, purpose = self._feed.routes, purpose_of(read_only, standby_ok)
+        async with self._session(routes.owner(key), routes.epoch, purpose) as lent:
             yield lent
 
     async def scatter(
@@ -205,7 +205,7 @@ class AsyncShards:
             text: Statement = query
             if owned is not None:
                 text = owned_only(query, owned, routes.routing.key_type, owner)
-            async with side_by_side, self._session(owner, purpose) as connection:
+            async with side_by_side, self._session(owner, routes.epoch, purpose) as connection:
                 cursor = await connection.execute(text, params)
                 return owner.shard, await cursor.fetchall()
 
@@ -219,10 +219,10 @@ class AsyncShards:
 
     @asynccontextmanager
     async def _session(
-        self, owner: RoutingOwner, purpose: Purpose
+        self, owner: RoutingOwner, epoch: Epoch, purpose: Purpose
     ) -> AsyncIterator[psycopg.AsyncConnection]:
         pool = await self._pool(owner, purpose)
-        lent = await pool.take()
+        lent = await pool.take(epoch)
         try:
             yield lent.connection
         except psycopg.Error as error:
@@ -286,11 +286,11 @@ class AsyncShards:
 
 
 async def _begun(
-    pool: AsyncPool, isolation: psycopg.IsolationLevel | None
+    pool: AsyncPool, epoch: Epoch, isolation: psycopg.IsolationLevel | None
 ) -> tuple[Lent[psycopg.AsyncConnection], psycopg.AsyncTransaction]:
     """Return a connection in a transaction; one that is lost at BEGIN is replaced by another."""
     while True:
-        lent = await pool.take()
+        lent = await pool.take(epoch)
         try:
             if lent.connection.isolation_level is not isolation:
                 await lent.connection.set_isolation_level(isolation)

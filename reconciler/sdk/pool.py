@@ -36,10 +36,12 @@ class Pool:
         self.subject = f"shard {owner.shard} of {config.key}"
         """How errors name the shard."""
 
-    def take(self) -> _Lent:
-        """Return a connection whose session knows the map's epoch; give it back.
+    def take(self, epoch: Epoch) -> _Lent:
+        """Return a connection whose session was told ``epoch``; give it back.
 
-        Raises ShardUnreachable, PasswordRefused, PoolExhausted.
+        It is the one of the map by which the caller came here: told a newer one that was heard of
+        while it waited, the session would vouch for knowing what has moved away (3.3b). Raises
+        ShardUnreachable, PasswordRefused, PoolExhausted.
         """
         attempts = Attempts(self._config, self.subject, time.monotonic())
         if not self._free.acquire(timeout=self._config.limits.checkout_s):
@@ -47,8 +49,8 @@ class Pool:
         lent: _Lent | None = None
         try:
             while True:
-                lent = self._unused() or self._connect(attempts)
-                if self._told(lent, self._feed.routes.epoch):
+                lent = self._unused() or self._connect(attempts, epoch)
+                if self._told(lent, epoch):
                     return lent
                 lent.connection.close()
         except BaseException:
@@ -84,13 +86,12 @@ class Pool:
                 return lent
             lent.connection.close()
 
-    def _connect(self, attempts: Attempts) -> _Lent:
+    def _connect(self, attempts: Attempts, epoch: Epoch) -> _Lent:
         while True:
-            routes = self._feed.routes
-            self._owner = routes.newest(self._owner)
+            self._owner = self._feed.routes.newest(self._owner)
             try:
-                options = options_of(self._config, self._owner, routes.epoch, self._purpose)
-                return Lent(psycopg.connect(**options), routes.epoch)
+                options = options_of(self._config, self._owner, epoch, self._purpose)
+                return Lent(psycopg.connect(**options), epoch)
             except psycopg.OperationalError as error:
                 time.sleep(attempts.pause_s(error, time.monotonic()))
 

@@ -89,8 +89,9 @@ class Shards:
         KeyRefused, TransactionLost, TransactionAborted, TransactionEnded (all but the last: nothing
         was committed) and OutcomeUnknown.
         """
-        pool = self._pool(self._feed.routes.owner(key), Purpose.WRITE)
-        lent, began = _begun(pool, isolation)
+        routes = self._feed.routes
+        pool = self._pool(routes.owner(key), Purpose.WRITE)
+        lent, began = _begun(pool, routes.epoch, isolation)
         try:
             try:
                 yield lent.connection
@@ -159,7 +160,8 @@ class Shards:
         just written. Nothing stops a *read* at a former owner in the moments after a move. Raises
         KeyRefused, OutcomeUnknown; ReadLost when ``read_only``.
         """
-        with self._session(self._feed.routes.owner(key), purpose_of(read_only, standby_ok)) as lent:
+        routes, purpose = self._feed.routes, purpose_of(read_only, standby_ok)
+        with self._session(routes.owner(key), routes.epoch, purpose) as lent:
             yield lent
 
     def scatter(
@@ -200,7 +202,7 @@ class Shards:
             text: Statement = query
             if owned is not None:
                 text = owned_only(query, owned, routes.routing.key_type, owner)
-            with self._session(owner, purpose) as connection:
+            with self._session(owner, routes.epoch, purpose) as connection:
                 return owner.shard, connection.execute(text, params).fetchall()
 
         owners: Sequence[RoutingOwner] = routes.serving()
@@ -209,9 +211,11 @@ class Shards:
             return list(threads.map(ask, owners))
 
     @contextmanager
-    def _session(self, owner: RoutingOwner, purpose: Purpose) -> Iterator[psycopg.Connection]:
+    def _session(
+        self, owner: RoutingOwner, epoch: Epoch, purpose: Purpose
+    ) -> Iterator[psycopg.Connection]:
         pool = self._pool(owner, purpose)
-        lent = pool.take()
+        lent = pool.take(epoch)
         try:
             yield lent.connection
         except psycopg.Error as error:
@@ -280,11 +284,11 @@ def fence_timeout(refused: KeyRefused, config: Config) -> FenceTimeout:
 
 
 def _begun(
-    pool: Pool, isolation: psycopg.IsolationLevel | None
+    pool: Pool, epoch: Epoch, isolation: psycopg.IsolationLevel | None
 ) -> tuple[Lent[psycopg.Connection], psycopg.Transaction]:
     """Return a connection in a transaction; one that is lost at BEGIN is replaced by another."""
     while True:
-        lent = pool.take()
+        lent = pool.take(epoch)
         try:
             if lent.connection.isolation_level is not isolation:
                 lent.connection.isolation_level = isolation

@@ -104,6 +104,58 @@ def test_a_session_is_told_the_epoch_it_is_routed_by(scene: Scene) -> None:
             tx.execute("DELETE FROM entry WHERE id = 'elsewhere'")
 
 
+def born_elsewhere(scene: Scene, key: Key) -> None:
+    """Let the keys move while a client waits; its row was never at the shard that it waits for."""
+    scene.require_epoch(0, 2)
+    scene.cut()
+    with scene.shards[1].connect() as session:
+        session.execute("INSERT INTO entry VALUES (%s, 'born there')", [key])
+
+
+RENAME = "UPDATE entry SET id = 'renamed' WHERE id = 'born there'"
+
+
+def test_who_waited_for_a_connection_while_keys_moved_does_not_miss_a_row(scene: Scene) -> None:
+    """It came by the old map: by the new one's epoch the shard would answer with 0 rows."""
+    key = moved_key()
+    touched: list[int] = []
+    with Shards(scene.config(limits=Limits(pool_max=1))) as shards:
+        with shards.session(key):
+            late = threading.Thread(
+                target=lambda: touched.append(shards.execute(key, RENAME).rowcount)
+            )
+            late.start()
+            wait_for(lambda: waits_for_a_connection(shards), "the other waits")
+            born_elsewhere(scene, key)
+            wait_for(lambda: shards.epoch == 2, "the new map")
+        late.join(DEADLINE_S)
+    assert touched == [1]
+
+
+def waits_for_a_connection(shards: Shards) -> bool:
+    (pool,) = shards._pools.values()
+    return bool(pool._free._cond._waiters)  # type: ignore[attr-defined]
+
+
+def test_a_task_that_waited_for_a_connection_while_keys_moved_does_not_miss_a_row(
+    scene: Scene,
+) -> None:
+    key = moved_key()
+
+    async def main() -> int:
+        async with AsyncShards(scene.config(limits=Limits(pool_max=1))) as shards:
+            async with shards.session(key):
+                late = asyncio.create_task(shards.execute(key, RENAME))
+                await asyncio.sleep(0)  # it came as far as it can: to the only connection
+                (pool,) = shards._pools.values()
+                assert pool._free._waiters
+                await asyncio.to_thread(born_elsewhere, scene, key)
+                await asyncio.to_thread(wait_for, lambda: shards.epoch == 2, "the new map")
+            return (await late).rowcount
+
+    assert asyncio.run(main()) == 1
+
+
 def test_a_fence_that_stays_ends_in_a_typed_refusal(scene: Scene) -> None:
     scene.limits = Limits(fence_wait_s=0.3)
     with Shards(scene.config()) as shards:
