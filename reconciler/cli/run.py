@@ -93,9 +93,15 @@ def _listen(listen: str, daemon: Daemon) -> Endpoints:
         text = "".join(f"{line}\n" for line in missing or ["ready"])
         return (503 if missing else 200), "text/plain", text.encode()
 
+    def ready_in_full() -> tuple[int, str, bytes]:
+        status, kind, text = ready()
+        states = "".join(f"{line}\n" for line in daemon.dependencies())
+        return status, kind, text + states.encode()
+
     pages = {
         "/healthz": lambda: (200, "text/plain", b"ok\n"),
         "/readyz": ready,
+        "/readyz?verbose": ready_in_full,
         "/metrics": lambda: (200, "text/plain; version=0.0.4", daemon.metrics.render()),
     }
     hook = Webhook(

@@ -114,6 +114,13 @@ class Daemon:
             missing.append(f"etcd takes no writes: {self._etcd_refuses}")
         return missing
 
+    def dependencies(self) -> list[str]:
+        """Return the state of all that it needs, in the order in which it takes them up."""
+        told = [f"source {state.name}: {state.summary}" for state in self.states()]
+        told.append(f"etcd: {self._etcd_silent or self._etcd_refuses or 'ok'}")
+        told.append(f"leadership: {'held' if self.leader.tenure else 'not held'}")
+        return told
+
     def is_stopping(self) -> bool:
         """Whether it was told to stop."""
         return self._over.is_set()

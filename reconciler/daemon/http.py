@@ -85,7 +85,7 @@ class _Server(ThreadingHTTPServer):
 
 
 class Endpoints:
-    """A small web server; ``pages`` answer a path each."""
+    """A small web server; ``pages`` answer a path each, with its query or with any."""
 
     def __init__(
         self,
@@ -99,7 +99,7 @@ class Endpoints:
             timeout = 10
 
             def do_GET(self) -> None:
-                page = pages.get(self.path.partition("?")[0])
+                page = pages.get(self.path) or pages.get(self.path.partition("?")[0])
                 self._say(*(page() if page else NOT_FOUND))
 
             def do_POST(self) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from reconciler import spec
 from reconciler.engine.loop import compiled
-from reconciler.model.desired import Place
+from reconciler.model.desired import Place, Revision
 from reconciler.model.errors import ProblemsFound, ReconcilerError
 from reconciler.model.names import DatabaseKey
 from reconciler.policy.rules import PolicySet, compile_policies, policy_document
@@ -63,6 +63,16 @@ class SourceState:
     def answered(self) -> bool:
         """Whether the source was ever read, with whatever result."""
         return bool(self.attempted)
+
+    @property
+    def summary(self) -> str:
+        """Say in a line what is in force, and what keeps a newer revision out."""
+        if not self.answered:
+            found = "not read yet"
+        else:
+            found = f"{Revision(self.revision).short} in force" if self.good else "none in force"
+        found += f", {Revision(self.attempted).short} quarantined" if self.problems else ""
+        return found + (f", unreachable: {self.unreachable.code}" if self.unreachable else "")
 
 
 def take(state: SourceState, documents: Documents) -> SourceState:

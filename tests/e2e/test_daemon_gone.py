@@ -48,6 +48,14 @@ def test_a_status_that_nobody_holds_is_told_as_old_and_goes_when_all_sources_are
         lambda: all(world.database(n).get("reason") == "Suspended" for n in ("stays", "goes")),
         "it follows both",
     )
+    page = daemon.page("/readyz?verbose")[1].replace(f"{scene.folder}/", "")
+    assert re.sub(r"files@\S+", "REVISION", page).splitlines() == [
+        "ready",
+        "source kept: REVISION in force",
+        "source left: REVISION in force",
+        "etcd: ok",
+        "leadership: held",
+    ]
     daemon.process.kill()
     daemon.process.wait()
 

@@ -66,6 +66,7 @@ def test_a_policy_that_does_not_compile_quarantines_its_revision() -> None:
     bad = take(good, documents("a", "two", POLICY.replace("RULE", "1 + true")))
     assert (good.problems, bad.revision) == ((), "one")
     assert bad.problems
+    assert bad.summary == "one in force, two quarantined"
 
 
 def test_a_source_that_is_away_changes_nothing() -> None:
@@ -73,6 +74,12 @@ def test_a_source_that_is_away_changes_nothing() -> None:
     away = take_failure(good, Away("a", "does not answer"))
     assert away.revision == "one"
     assert changed(join([good]), join([away])) == ()
+    never = take_failure(SourceState("a"), Away("a", "does not answer"))
+    assert [one.summary for one in (good, away, never)] == [
+        "one in force",
+        f"one in force, unreachable: {Away.code}",
+        f"not read yet, unreachable: {Away.code}",
+    ]
 
 
 def test_a_database_in_two_sources_is_followed_in_neither_and_both_are_named() -> None:
