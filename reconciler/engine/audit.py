@@ -219,9 +219,10 @@ def verify(trail: Trail) -> int:
                 remedy="compare with an earlier export: shardwright audit export",
             )  # fmt: skip
         last = entry["hash"]
-    if trail.head is not None and trail.head != (number, last):
+    if trail.head != (number, last) and (number or trail.head):
+        says = f"says that {trail.head[0]} entries were written" if trail.head else "is gone"
         raise AuditBroken(
-            "audit head", f"says that {trail.head[0]} entries were written, {number} are there",
+            "audit head", f"{says}, {number} are there",
             remedy="entries at the end were removed; compare with an earlier export",
         )  # fmt: skip
     return len(trail.entries)

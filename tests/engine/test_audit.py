@@ -92,6 +92,16 @@ def test_what_was_spoilt_is_found(spoil: Callable[[Entries], None]) -> None:
         verify(replace(trail, entries=tuple(entries)))
 
 
+def test_a_head_that_is_gone_hides_no_removal_at_the_end() -> None:
+    trail = _trail()
+    for kept in (6, 4, 0):
+        cut = replace(trail, entries=trail.entries[:kept], head=None)
+        anchored = replace(cut, anchor=(1, trail.entries[0]["hash"]), entries=cut.entries[1:])
+        for one in (cut, anchored) if kept else (anchored,):
+            with pytest.raises(AuditBroken, match="head: is gone"):
+                verify(one)
+
+
 def test_a_trail_whose_oldest_entries_were_let_go_holds_from_its_anchor() -> None:
     trail = _trail()
     rest = replace(trail, entries=trail.entries[2:], anchor=(2, trail.entries[1]["hash"]))
