@@ -126,7 +126,9 @@ def from_manifest(config: ReconcilerConfig, file: Path) -> DaemonConfig:
             where=Position(str(file)),
         )  # fmt: skip
     spec = config.spec
-    fixed = {"platform": spec.platform, "prometheus": spec.prometheus}
+    fixed = {
+        "movesMax": spec.moves_max, "platform": spec.platform, "prometheus": spec.prometheus,
+    }  # fmt: skip
     at_start = tuple((name, "" if part is UNSET else repr(part)) for name, part in fixed.items())
     return DaemonConfig(sources, _seconds(spec.interval, LOOK_S), secret, at_start)
 

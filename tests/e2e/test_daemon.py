@@ -119,15 +119,23 @@ class World:
         )
 
 
+@contextlib.contextmanager
+def stopping(world: World) -> Iterator[World]:
+    """Kill its daemons at the end."""
+    try:
+        yield world
+    finally:
+        for daemon in world.daemons:
+            with contextlib.suppress(ProcessLookupError):
+                daemon.process.send_signal(signal.SIGCONT)
+                daemon.process.kill()
+            daemon.process.wait()
+
+
 @pytest.fixture
 def world(scene: Scene) -> Iterator[World]:
-    world = World(scene)
-    yield world
-    for daemon in world.daemons:
-        with contextlib.suppress(ProcessLookupError):
-            daemon.process.send_signal(signal.SIGCONT)
-            daemon.process.kill()
-        daemon.process.wait()
+    with stopping(World(scene)) as one:
+        yield one
 
 
 def test_commits_are_applied_mistakes_are_quarantined_and_a_broken_database_holds_back_no_other(
@@ -246,8 +254,9 @@ def test_its_own_configuration_is_reloaded_and_the_last_good_one_stays(world: Wo
 
     assert wait_for(doubted, "without the file of keys nothing is believed", 60)
     assert not daemon.said("needs a restart")
-    world.config.write_text(unverified + "  prometheus: {url: https://prometheus.example}\n")
+    late = "  prometheus: {url: https://prometheus.example}\n  movesMax: 3\n"
+    world.config.write_text(unverified + late)
     wait_for(lambda: daemon.said("needs a restart") or None, "what is not in force is said")
     assert [x["fields"] for x in daemon.lines() if x["event"] == "needs a restart"] == [
-        ["prometheus"]
+        ["movesMax", "prometheus"]
     ]
