@@ -10,7 +10,7 @@ from msgspec import UNSET, UnsetType
 
 from reconciler.engine.saved import SourceRequest
 from reconciler.model.errors import Position, ReconcilerError
-from reconciler.settings import SEMVER, read_config, source_of
+from reconciler.settings import read_config, source_of
 from reconciler.spec.manifest_other import ReconcilerConfig
 from reconciler.spec.manifest_other import Source as WrittenSource
 from reconciler.spec.quantities import duration_ms
@@ -141,7 +141,7 @@ def _followed(written: WrittenSource, folder: Path) -> FollowedSource:
         interval = _seconds(git.interval if git is not UNSET else UNSET, GIT_S)
         return FollowedSource(
             str(source), request, interval, hears=source.webhook,
-            holds_rewrites=source.holds_rewrites and not source.ref.startswith(SEMVER),
+            holds_rewrites=source.holds_rewrites,
         )  # fmt: skip
     mounted = written.config_map is not UNSET
     return FollowedSource(source.path, request, FOLDER_INTERVAL_S, source.path, mounted)

@@ -37,10 +37,11 @@ FETCH_BYTES_MAX = 1_000_000_000
 
 
 class HistoryRewritten(ReconcilerError):
-    """A branch was force-pushed: its head does not follow on the revision in force.
+    """A branch was force-pushed, or a tag moved: it does not follow on the revision in force.
 
     What was reviewed and applied may be gone from its history, so nothing of it is taken up by
-    itself. `onRewrite: follow` at the source lets any head of the branch count.
+    itself. `onRewrite: follow` at the source lets any head of the branch count, and any tag. Of a
+    range of versions another tag need not follow on the one in force.
     """
 
     code = "SO142"
@@ -133,7 +134,8 @@ def read_news(
 ) -> Documents | None:
     """Read as ``read_repository`` does, or return None at once at the revision that is known.
 
-    ``standing`` is the revision in force: what does not descend from it is handed on as a problem.
+    ``standing`` is the revision in force: what does not descend from it is handed on as a problem,
+    unless it is another tag of a range.
     """
     inside = path_inside(path)
     with cache.repository(address, credentials) as repository:
@@ -148,7 +150,9 @@ def read_news(
         if keys is not None:
             doubt = disbelieved(repository.home, commit, keys, revision)
             files, problems = ((), (doubt,)) if doubt else (files, problems)
-        if standing and not problems and not repository.descends(commit, standing):
+        other_tag = reference.kind == "semver" and Revision(standing).name != name
+        bound = standing and not problems and not other_tag
+        if bound and not repository.descends(commit, standing):
             files, problems = (), (_rewritten(name, commit, standing),)
     source = f"{address.shown}//{inside}" if inside else address.shown
     return Documents(source, revision, files, problems=problems, approved=approved)

@@ -254,6 +254,11 @@ class Revision:
         return self.text.rpartition("@")[2]
 
     @property
+    def name(self) -> str:
+        """What it was called by, ``main``, empty when that is only a digest."""
+        return self.text.rpartition("@")[0]
+
+    @property
     def short(self) -> str:
         """The revision with its digest cut to seven digits, for people."""
         head, separator, digest = self.text.rpartition(":")

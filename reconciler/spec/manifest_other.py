@@ -131,8 +131,8 @@ class GitSource(Part, frozen=True, kw_only=True):
     on_rewrite: Annotated[
         Literal["hold", "follow"],
         Meta(
-            description="What follows when the branch was force-pushed: hold keeps the revision in "
-            "force until the branch follows on it again, follow takes any head."
+            description="What follows when the branch was force-pushed, or the tag was moved: hold "
+            "keeps the revision in force until it follows on it again, follow takes any head."
         ),
     ] = "hold"
     path: Annotated[str, Meta(description="Folder or file in the repository.")] = "."

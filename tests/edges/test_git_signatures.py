@@ -129,6 +129,51 @@ def test_a_commit_signed_with_an_openpgp_key_of_the_file_is_believed(
         assert repository.doubts() == ["SO120"]
 
 
+def test_a_key_of_openpgp_that_has_expired_or_was_revoked_is_not_believed(
+    repository: Repository, tmp_path: Path
+) -> None:
+    with _gpg_home(tmp_path) as home:
+        gpg = ["gpg", "--batch", "--homedir", str(home), "--passphrase", ""]
+        then = ["--faked-system-time", "20200101T000000!"]
+        _run(tmp_path, *gpg, *then, "--quick-gen-key", "old@e.org", "ed25519", "sign", "1y")
+        _run(tmp_path, *gpg, "--quick-gen-key", "kim@e.org", "ed25519", "sign", "0")
+        past = tmp_path / "past"
+        past.write_text(f'#!/bin/sh\nexec {" ".join([*gpg[:1], *then])} "$@"\n')
+        past.chmod(0o700)
+        _export(gpg, repository)
+
+        who = ("gpg.format=openpgp", "user.signingKey=old@e.org", f"gpg.program={past}")
+        repository.commit(*who, GNUPGHOME=str(home))
+        assert repository.doubts() == ["SO120"]
+
+        repository.commit(*who[:1], "user.signingKey=kim@e.org", GNUPGHOME=str(home))
+        assert repository.doubts() == []
+        (revocation,) = (
+            file for file in (home / "openpgp-revocs.d").iterdir()
+            if "kim@e.org" in file.read_text()
+        )  # fmt: skip
+        revocation.write_text(revocation.read_text().replace(":-----BEGIN", "-----BEGIN"))
+        _run(tmp_path, *gpg, "--import", str(revocation))
+        _export(gpg, repository)
+        assert repository.doubts() == ["SO120"], "the file has its revocation"
+
+
+def _export(gpg: list[str], repository: Repository) -> None:
+    exported = subprocess.run([*gpg, "--export"], check=True, capture_output=True)
+    repository.keys.write_bytes(exported.stdout)
+
+
+def test_an_ssh_key_is_believed_for_commits_of_its_time_only(
+    repository: Repository, tmp_path: Path
+) -> None:
+    kim = _ssh_key(tmp_path, "kim")
+    public = kim.with_suffix(".pub").read_text()
+    repository.commit(*_ssh(kim))
+    for option, doubts in (('valid-before="20200101"', ["SO120"]), ('valid-after="20200101"', [])):
+        repository.keys.write_text(f"kim@example.org {option} {public}")
+        assert repository.doubts() == doubts
+
+
 def test_the_approvals_of_a_commit_are_in_its_trailers(repository: Repository) -> None:
     repository.commit(message="more memory\n\nShardwright-Approve: ap-1\nShardwright-Approve: ap-2")
     documents = read_repository(

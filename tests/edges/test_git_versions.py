@@ -113,3 +113,22 @@ def test_the_newest_tag_is_followed(repository: Repository) -> None:
     assert repository.news(first, kind="semver") is None
     repository.git("tag", "-a", "v1.1.0", "-m", "annotated")
     assert _revision(repository.news(first, kind="semver")).startswith("v1.1.0@")
+
+
+def test_a_tag_that_was_moved_is_held_and_a_newer_one_is_taken_wherever_it_is(
+    repository: Repository,
+) -> None:
+    repository.commit("one")
+    repository.git("tag", "v1.0.0")
+    in_force = _revision(repository.news(kind="semver"))
+    repository.commit("one, otherwise", "--amend")
+    repository.git("tag", "-f", "v1.0.0")
+    moved = repository.news(in_force, in_force, "semver")
+    assert _codes(moved) == ["SO142"]
+    assert moved is not None
+    assert moved.files == ()
+    assert _codes(repository.news(in_force, "", "semver")) == [], "onRewrite: follow"
+    repository.git("tag", "v1.0.1")
+    newer = repository.news(_revision(moved), in_force, "semver")
+    assert _codes(newer) == []
+    assert _revision(newer).startswith("v1.0.1@")
