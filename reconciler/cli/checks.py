@@ -107,6 +107,21 @@ def _etcd_of(home: Path) -> Iterator[Check]:
     if record.etcd_replaced:
         fact += f"; before it ran {record.etcd_replaced}, which is gone"
     yield Check("home's etcd", "ok", fact)
+    yield _users_of_etcd(home)
+
+
+def _users_of_etcd(home: Path) -> Check:
+    """Say whether each user of the home's etcd may what it is for and no more."""
+    from reconciler.edges.local import lifecycle
+
+    try:
+        found = lifecycle.etcd_shortfalls(home)
+    except ReconcilerError as error:
+        return Check("etcd's users", "warn", f"{error.code} {error.problem}", error.remedy)
+    if found:
+        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+        return Check("etcd's users", "warn", f"{found[0]}{more}", "shardwright platform up")
+    return Check("etcd's users", "ok", "each may what it is for, and no more")
 
 
 def _git() -> Iterator[Check]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import stat
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,13 +14,15 @@ import pytest
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 
+from reconciler.cli.checks import Check, run_checks
 from reconciler.edges.etcd import EtcdStore
 from reconciler.edges.etcd_gateway import StoreForbidden, StoreLoginRefused
 from reconciler.edges.local import etcd_access, etcd_server, lifecycle, member, tls
-from reconciler.edges.local.etcd_users import EtcdUser
+from reconciler.edges.local.etcd_users import GRANTS, EtcdUser
 from reconciler.edges.local.home import open_home
-from reconciler.edges.local.patroni_config import patroni_config
-from reconciler.edges.local.platform import LocalPlatform
+from reconciler.edges.local.patroni_config import LOOP_WAIT_S, TTL_S, patroni_config
+from reconciler.edges.local.platform import LocalPlatform, home_record
+from reconciler.settings import Settings
 from tests.local_home import wait_for
 from tests.platform.failover_shard import FailoverShard, Writer
 
@@ -128,6 +131,116 @@ def test_a_lost_password_is_made_anew_and_everybody_logs_in_again(new_home: Path
     assert_users_are_in_force(new_home)
 
 
+OTHERS = {
+    **GRANTS,
+    EtcdUser.READER: (("READWRITE", ("/shardwright/", "/shardwright0")),),
+    EtcdUser.ROUTER: (("READ", ("/", "\0")),),
+    EtcdUser.WRITER: GRANTS[EtcdUser.WRITER][:-1],
+}
+
+
+def doctor(root: Path) -> Check:
+    """What doctor says of the users."""
+    checks = run_checks(Settings(home=str(root)))
+    (found,) = [check for check in checks if check.name == "etcd's users"]
+    return found
+
+
+@pytest.fixture
+def others_home(new_home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home of a release that let users do other things; a role is there that no release made."""
+    with monkeypatch.context() as patch:
+        patch.setattr(etcd_access, "GRANTS", OTHERS)
+        lifecycle.up(new_home)
+    home = open_home(new_home)
+    record = home_record(home)
+    for path, body in (
+        ("/v3/auth/role/add", {"name": "more"}),
+        ("/v3/auth/user/grant", {"user": EtcdUser.READER, "role": "more"}),
+    ):
+        assert etcd_server.ask(home, record, path, body, EtcdUser.ROOT)[0] == etcd_server.OK
+    return new_home
+
+
+def test_what_users_may_in_a_home_of_another_release_becomes_what_the_code_says(
+    others_home: Path,
+) -> None:
+    assert may(others_home, EtcdUser.READER, "write", "/shardwright/v1/test")
+    told = doctor(others_home)
+    assert told.state == "warn"
+    assert "shardwright may not read and write /shardwright/patroni0 (and 6 more)" in told.fact
+    assert told.remedy == "shardwright platform up"
+    lease = store(others_home, EtcdUser.WRITER).acquire("/shardwright/held", "test", 60)
+    writer = store(others_home, EtcdUser.WRITER)
+
+    lifecycle.up(others_home)
+
+    assert_users_are_in_force(others_home)
+    assert not may(others_home, EtcdUser.READER, "write", "/shardwright/v1/test")
+    assert not may(others_home, EtcdUser.ROUTER, "read", "/elsewhere")
+    assert may(others_home, EtcdUser.ROUTER, "write", "/shardwright/v1/routers/default/shop/r")
+    writer.write({"/shardwright/audit/v1/test": (b"1", 0)}, lease)
+    assert doctor(others_home).state == "ok"
+
+    etcd = etcd_server.running(open_home(others_home))
+    lifecycle.up(others_home)
+    assert etcd_server.running(open_home(others_home)) == etcd, "nothing differs: nothing is done"
+
+
+def test_an_up_that_is_killed_anywhere_in_changing_what_users_may_is_finished_by_the_next(
+    others_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else Patronis would go on with tokens that they do not know to be old."""
+    first = etcd_server.running(open_home(others_home))
+    deaths = _die_after_each_change(others_home, monkeypatch)
+    assert deaths > 5
+    assert_users_are_in_force(others_home)
+    assert etcd_server.running(open_home(others_home)) != first
+    assert not (others_home / "etcd" / "logins" / "token.key.due").exists()
+
+
+def _die_after_each_change(root: Path, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Begin ups that die right after a change of users until one does not; return how many died."""
+    real, deaths = etcd_server.ask, 0
+
+    def ask_and_die(*arguments: Any) -> Any:
+        answer = real(*arguments)
+        changes = str(arguments[2]).startswith(("/v3/auth/role/", "/v3/auth/user/"))
+        if changes and not str(arguments[2]).endswith("/get"):
+            raise KeyboardInterrupt
+        return answer
+
+    monkeypatch.setattr(etcd_server, "ask", ask_and_die)
+    while True:
+        try:
+            lifecycle.up(root)
+        except KeyboardInterrupt:
+            deaths += 1
+        else:
+            monkeypatch.setattr(etcd_server, "ask", real)
+            return deaths
+
+
+def test_patronis_rotated_password_reaches_its_members_and_keeps_the_leader(new_home: Path) -> None:
+    shard = FailoverShard(new_home)
+    leader, timeline = shard.leader(), shard.timeline()
+    patronis = {name: shard.process(name, "patroni") for name in shard.members()}
+    file = Path(shard.platform.etcd_login(EtcdUser.PATRONI).password_file)
+    file.write_text("another-word")
+
+    with Writer(shard) as writer:
+        writer.await_writes()
+        lifecycle.up(new_home)
+        assert_users_are_in_force(new_home)
+        changed_at = time.monotonic()
+        wait_for(lambda: time.monotonic() > changed_at + TTL_S + LOOP_WAIT_S or None, "a ttl later")
+        shard.await_ready()
+        writer.await_writes()
+    assert writer.lost() == set()
+    assert (shard.leader(), shard.timeline()) == (leader, timeline)
+    assert {name: shard.process(name, "patroni") for name in shard.members()} == patronis
+
+
 def test_a_lost_password_of_root_is_said_and_everything_else_goes_on(new_home: Path) -> None:
     lifecycle.up(new_home)
     root = Path(LocalPlatform(new_home).etcd_login(EtcdUser.ROOT).password_file)
@@ -165,7 +278,7 @@ def before_users() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(etcd_server, "command", old_options)
         patch.setattr(etcd_access, "is_open", lambda *_: False)
-        patch.setattr(etcd_access, "mend_passwords", lambda *_: False)
+        patch.setattr(lifecycle, "_mend_users", lambda *_: False)
         patch.setattr(member, "_description", without_login)
         patch.setattr(member, "patroni_config", without_password)
         patch.setattr(tls, "_leaf_name", named)
@@ -177,6 +290,9 @@ def test_a_home_from_before_gets_its_users_under_a_writer_and_fails_over_as_ever
 ) -> None:
     with before_users():
         shard = FailoverShard(new_home)
+    told = doctor(new_home)
+    assert (told.state, told.remedy) == ("warn", "shardwright platform up")
+    assert "it asks nobody for a login" in told.fact
     shutil.rmtree(open_home(new_home).etcd / "logins")
     leader, timeline = shard.leader(), shard.timeline()
     supervisors = {name: shard.process(name, "supervisor") for name in shard.members()}

@@ -72,9 +72,28 @@ def token_key(home: Home) -> Path:
     return path
 
 
-def end_tokens(home: Home) -> None:
+def announce_new_key(home: Home) -> None:
+    """Note that users are about to change, so that what they were given has to end."""
+    write_file(_announced(home), b"")
+
+
+def is_key_due(home: Home) -> bool:
+    """Tell whether users were changed, perhaps, and etcd not started again with another key."""
+    return _announced(home).exists()
+
+
+def drop_key(home: Home) -> None:
     """Let etcd, when it starts again, take none of the tokens that it gave."""
     (_folder(home) / "token.key").unlink(missing_ok=True)
+
+
+def note_new_key(home: Home) -> None:
+    """Note that etcd runs with another key."""
+    _announced(home).unlink(missing_ok=True)
+
+
+def _announced(home: Home) -> Path:
+    return _folder(home) / "token.key.due"
 
 
 def _folder(home: Home) -> Path:

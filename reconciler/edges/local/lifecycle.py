@@ -11,6 +11,7 @@ from pathlib import Path
 
 from reconciler.edges.local import etcd_access, etcd_server, etcd_users, member, tls
 from reconciler.edges.local.binaries import find_etcd
+from reconciler.edges.local.etcd_users import EtcdUser
 from reconciler.edges.local.home import (
     Home,
     HomeRecord,
@@ -79,9 +80,9 @@ def up(root: Path) -> PlatformStatus:
     """Start everything that is not stopped on purpose; returns when etcd answers.
 
     Creates the home when it is missing. A part that cannot be started keeps no other part from it.
-    A home from before its etcd had users gets them. Raises what ``create_home``,
-    ``etcd_server.start``, ``etcd_access`` and ``member.start`` raise, at the end; as ProblemsFound
-    when there is more than one problem.
+    A home from before its etcd had users gets them; what users may becomes what the code says.
+    Raises what ``create_home``, ``etcd_server.start``, ``etcd_access`` and ``member.start`` raise,
+    at the end; as ProblemsFound when there is more than one problem.
     """
     home = create_home(root)
     problems: list[ReconcilerError] = []
@@ -121,14 +122,31 @@ def _start_etcd(home: Home, lock: int) -> None:
         etcd_access.admit_users(home, record)
         _tell_members(home, lock)
         etcd_access.close(home, record)
-    elif etcd_access.mend_passwords(home, record):
-        etcd_users.end_tokens(home)
+    elif _mend_users(home, record, lock):
         etcd_server.stop(home)
+        etcd_users.drop_key(home)
         etcd_server.start(home, record, etcd, lock, environment)
+        etcd_users.note_new_key(home)
+
+
+def _mend_users(home: Home, record: HomeRecord, lock: int) -> bool:
+    """Bring etcd's users to what files and code say; tell whether its tokens have to end.
+
+    Patronis read their password before etcd takes no other: they show it only when their token has
+    ended.
+    """
+    locked = etcd_access.locked_out(home, record)
+    if not (locked or etcd_access.differing(home, record)):
+        return etcd_users.is_key_due(home)
+    etcd_users.announce_new_key(home)
+    if EtcdUser.PATRONI in locked:
+        _tell_members(home, lock)
+    etcd_access.mend_users(home, record, locked)
+    return True
 
 
 def _tell_members(home: Home, lock: int) -> None:
-    """Let members that run from before etcd had users know their login, before it asks for it.
+    """Let members that run know their login, before etcd asks for it, or for another password.
 
     Patroni reads its file again between two rounds; a supervisor only reads when it starts, and its
     death takes nothing down. All of them, whatever their files say: the last `platform up` may have
@@ -169,6 +187,15 @@ def etcd_in_use(root: Path) -> tuple[str, HomeRecord] | None:
     if record is None or etcd_server.running(home) is None:
         return None
     return etcd_server.serving_version(home, record), record
+
+
+def etcd_shortfalls(root: Path) -> tuple[str, ...]:
+    """Return in words why not everybody may just what is theirs in a home's etcd, which runs.
+
+    Raises EtcdNotUp.
+    """
+    home = open_home(root)
+    return etcd_access.shortfalls(home, home_record(home))
 
 
 def down(root: Path) -> PlatformStatus:
