@@ -52,6 +52,10 @@ http {{
     listen 127.0.0.1:{port} ssl;
     ssl_certificate {home}/tls/own.pem;
     ssl_certificate_key {home}/tls/own.key;
+{inside}  }}
+}}
+"""
+GIT = """\
     client_max_body_size 0;
     set $repository $uri;
     fastcgi_param PATH_INFO $repository;
@@ -75,8 +79,6 @@ http {{
       set $repository $1;
       fastcgi_pass unix:{home}/cgi;
     }}
-  }}
-}}
 """
 
 
@@ -111,9 +113,11 @@ def public(key: Path) -> str:
 
 
 @dataclass
-class _Server:
+class Server:
+    """Programs that run in a folder, and a port where they answer."""
+
     home: Path
-    repositories: Path
+    repositories: Path = Path()
     port: int = field(default_factory=free_port)
     running: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
@@ -123,7 +127,8 @@ class _Server:
             process.wait()
         self.running.clear()
 
-    def _run(self, *command: str) -> None:
+    def run(self, *command: str) -> None:
+        """Run a program of it until ``stop``."""
         path = f"/usr/sbin:{os.environ['PATH']}"
         program = str(shutil.which(command[0], path=path))
         with (self.home / "output").open("ab") as output:
@@ -134,7 +139,9 @@ class _Server:
                 )
             )  # fmt: skip
 
-    def _await_port(self) -> None:
+    def await_port(self) -> None:
+        """Wait until it accepts connections."""
+
         def answers() -> bool:
             assert all(p.poll() is None for p in self.running), (self.home / "output").read_text()
             with socket.create_connection(("127.0.0.1", self.port), 1):
@@ -142,8 +149,18 @@ class _Server:
 
         wait_for(answers, f"a server on port {self.port}", 60)
 
+    def run_nginx(self, token: str, inside: str) -> None:
+        """Run nginx with the certificate in ``tls``; ``inside`` is what its server does."""
+        config = self.home / "nginx.conf"
+        user = "user root;" if os.geteuid() == 0 else ""
+        config.write_text(
+            NGINX.format(home=self.home, port=self.port, user=user, token=token, inside=inside)
+        )
+        self.run("nginx", "-c", str(config), "-p", str(self.home))
+        self.await_port()
 
-class SshServer(_Server):
+
+class SshServer(Server):
     """OpenSSH, which lets in the keys of ``let_in`` to read repositories, and for nothing else."""
 
     @property
@@ -171,11 +188,11 @@ class SshServer(_Server):
             Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
         config = self.home / "sshd_config"
         config.write_text(SSHD.format(port=self.port, home=self.home))
-        self._run("sshd", "-D", "-e", "-f", str(config))
-        self._await_port()
+        self.run("sshd", "-D", "-e", "-f", str(config))
+        self.await_port()
 
 
-class HttpsServer(_Server):
+class HttpsServer(Server):
     """nginx before git's http-backend, with a password; below ``/bearer`` with a token."""
 
     @property
@@ -192,17 +209,10 @@ class HttpsServer(_Server):
         if not self.ca.exists():
             make_certificates(self.home / "tls")
             self.set_password(PASSWORD)
-        config = self.home / "nginx.conf"
-        user = "user root;" if os.geteuid() == 0 else ""
-        text = NGINX.format(
-            home=self.home, port=self.port, user=user, token=TOKEN, backend=BACKEND,
-            repositories=self.repositories,
-        )  # fmt: skip
-        config.write_text(text)
+        inside = GIT.format(home=self.home, backend=BACKEND, repositories=self.repositories)
         (self.home / "cgi").unlink(missing_ok=True)
-        self._run("fcgiwrap", "-c", "2", "-s", f"unix:{self.home}/cgi")
-        self._run("nginx", "-c", str(config), "-p", str(self.home))
-        self._await_port()
+        self.run("fcgiwrap", "-c", "2", "-s", f"unix:{self.home}/cgi")
+        self.run_nginx(TOKEN, inside)
         wait_for((self.home / "cgi").exists, "the socket of fcgiwrap", 60)
 
 
@@ -243,7 +253,7 @@ def make_served(folder: Path, repositories: Path, name: str) -> Served:
 
 
 @contextlib.contextmanager
-def serving(server: _Server) -> Iterator[None]:
+def serving(server: Server) -> Iterator[None]:
     """Stop a server at the end."""
     try:
         yield

@@ -18,7 +18,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.edges.servers import free_port
+from reconciler.model.platform import TlsFiles
+from tests.edges.servers import free_port, make_certificates
+from tests.git_servers import Server
 from tests.local_home import wait_for
 
 CACHE = Path.home() / ".cache" / "shardwright-tests" / "prometheus"
@@ -139,6 +141,21 @@ class PrometheusServer:
         """Let the application say something else, and wait until it is scraped."""
         self.metrics.numbers[name] = number
         wait_for(lambda: self.value(name) == number, f"{name} is scraped as {number}")
+
+
+class Guard(Server):
+    """nginx before a Prometheus: TLS, and a bearer token."""
+
+    @property
+    def url(self) -> str:
+        return f"https://127.0.0.1:{self.port}"
+
+    def start(self, behind: str, token: str) -> TlsFiles:
+        """Start with new certificates by a new authority, which are returned."""
+        files = make_certificates(self.home / "tls")
+        refuse = "if ($bearer_is_right = 0) { return 401; }"
+        self.run_nginx(token, f"location / {{ {refuse} proxy_pass {behind}; }}")
+        return files
 
 
 @contextmanager

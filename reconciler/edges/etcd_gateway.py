@@ -222,6 +222,9 @@ class Gateway:
                 failure = self._certificate_refused(error)
                 continue
             except (http.HTTPError, OSError) as error:
+                if missing := _missing_file(error):
+                    failure = self._certificate_refused(missing)
+                    continue
                 failure = self._silent(type(error).__name__, repeatable)
                 self._first = (index + 1) % count  # a write ends here; the next one asks elsewhere
             else:
@@ -332,6 +335,11 @@ class Gateway:
         if code in (_UNAVAILABLE, _DEADLINE) or status in (200, 502, 503, 504):
             return self._silent(message, repeatable)
         return StoreRefused(self.subject, message, remedy="shardwright explain ET105")
+
+
+def _missing_file(error: Exception) -> FileNotFoundError | None:
+    """Return what kept a connection from being made at all: a file of ours that is not there."""
+    return next((one for one in error.args if isinstance(one, FileNotFoundError)), None)
 
 
 def _json(text: bytes) -> dict[str, Any] | None:

@@ -64,7 +64,7 @@ class EtcdReader:
     ) -> None:
         self._endpoints, self._limits, self._login = endpoints, limits, login
         self._token: str | None = None
-        self._context = _context(tls)
+        self._tls, self._context, self._failed = tls, _context(tls), False
         self._first = 0
         self._watching: socket.socket | None = None
 
@@ -144,7 +144,7 @@ class EtcdReader:
                 raise _refusal(answer.status, answer.read(_REFUSAL_BYTES_MAX), self._token or "")
             yield answer
         except (OSError, ValueError, KeyError, TypeError, http.client.HTTPException) as error:
-            self._first = (self._first + 1) % len(self._endpoints)
+            self._first, self._failed = (self._first + 1) % len(self._endpoints), True
             raise EtcdAway(f"etcd: {type(error).__name__}: {error}") from None
         finally:
             self._watching = None
@@ -158,7 +158,7 @@ class EtcdReader:
             try:
                 connection = self._connect(self._endpoints[index])
             except OSError as error:
-                reason = error
+                reason, self._failed = error, True
             else:
                 self._first, self._watching = index, connection.sock
                 return connection
@@ -169,6 +169,8 @@ class EtcdReader:
         host, timeout_s = parts.hostname or "", self._limits.etcd_connect_s
         connection: http.client.HTTPConnection
         if parts.scheme == "https":
+            if self._failed:
+                self._renew()
             connection = http.client.HTTPSConnection(
                 host, parts.port, timeout=timeout_s, context=self._context
             )
@@ -176,6 +178,11 @@ class EtcdReader:
             connection = http.client.HTTPConnection(host, parts.port, timeout=timeout_s)
         connection.connect()
         return connection
+
+    def _renew(self) -> None:
+        """Read the certificates anew: that they were rotated may be why a call failed."""
+        with suppress(ConfigInvalid):  # half written; the next call reads them
+            self._context, self._failed = _context(self._tls), False
 
 
 def _context(tls: TlsFiles | None) -> ssl.SSLContext:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -30,6 +31,8 @@ from reconciler.edges.etcd_gateway import (
 from reconciler.model.access import ConflictingWrite, FencedOff, Lease, LeaseHeld
 from reconciler.model.names import FencingToken
 from reconciler.model.platform import TlsFiles
+from reconciler.sdk.config import Limits
+from reconciler.sdk.etcd import EtcdAway, EtcdReader
 from tests.edges.servers import EtcdServer, etcd_binary, free_port, make_certificates
 
 DEADLINE_S = 60.0
@@ -379,6 +382,46 @@ def test_a_client_without_the_right_certificate_is_refused(
     mixed = replace(stranger, ca=etcd.tls.ca)
     with pytest.raises((StoreCertificateRefused, StoreSilent)):
         EtcdStore((etcd.endpoint,), mixed).read("/")
+
+
+def test_rotated_certificates_are_in_force_without_a_new_store(
+    tmp_path: Path, etcd: EtcdServer
+) -> None:
+    """Authority, server and client at once: the old ones fit nothing any more."""
+    tls = make_certificates(tmp_path / "tls")
+    server = EtcdServer(etcd_binary(), tmp_path, tls)
+    server.start()
+    try:
+        store = EtcdStore((server.endpoint,), tls)
+        reader = EtcdReader((server.endpoint,), tls, Limits())
+        lease = store.acquire("/lease", "test", 600)
+        store.write({"/a": (b"1", 0)}, lease)
+        assert reader.read("/a").value == b"1"
+
+        server.stop()
+        shutil.copytree(tmp_path / "tls", tmp_path / "old")
+        make_certificates(tmp_path / "tls")
+        server.start()
+        store.keep_alive(lease)
+        store.write({"/a": (b"2", None)}, lease)
+        with pytest.raises(EtcdAway, match="CERTIFICATE_VERIFY_FAILED"):
+            reader.read("/a")
+        assert reader.read("/a").value == b"2"
+        old = TlsFiles(*(str(tmp_path / "old" / Path(f).name) for f in (tls.ca, tls.cert, tls.key)))
+        with pytest.raises(StoreCertificateRefused):
+            EtcdStore((server.endpoint,), old).read("/a")
+
+        # Half rotated: nothing is sent, so that nobody need wonder what came of a write.
+        server.stop()
+        Path(tls.key).rename(tmp_path / "key")
+        server.tls = old
+        server.start()
+        with pytest.raises(StoreCertificateRefused, match=r"ET106 .*No such file"):
+            store.write({"/a": (b"3", None)}, lease)
+        shutil.copytree(tmp_path / "old", tmp_path / "tls", dirs_exist_ok=True)
+        store.write({"/a": (b"4", None)}, lease)
+    finally:
+        server.stop()
 
 
 def test_too_many_changes_are_refused_before_they_are_sent(

@@ -182,6 +182,22 @@ def _end_tokens(users: Users, how: str) -> None:
         users.age_tokens()
 
 
+def test_a_rotated_password_is_in_force_without_a_new_store(users: Users) -> None:
+    writer, reader = users.store("writer"), users.sdk(users.login("reader"))
+    lease = writer.acquire("/mine/lease", "test", 60)
+    writer.write({KEY: (b"1", 0)}, lease)
+    assert reader.read(KEY).value == b"1"
+    for user in ("writer", "reader"):
+        users.ask("/v3/auth/user/changepw", "root", name=user, password=f"next-{user}")
+    with pytest.raises(StoreLoginRefused):
+        writer.write({KEY: (b"2", None)}, lease)
+    for user in ("writer", "reader"):
+        Path(users.login(user).password_file).write_text(f"next-{user}\n")
+    writer.write({KEY: (b"3", None)}, lease)
+    writer.keep_alive(lease)
+    assert reader.read(KEY).value == b"3"
+
+
 def test_a_token_that_ran_out_is_replaced(tmp_path: Path, tls: TlsFiles) -> None:
     with running_etcd(tmp_path, tls, "1s") as users:
         users.admit()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,7 +10,8 @@ import pytest
 
 from reconciler.edges.prometheus import Prometheus, PrometheusRefused, PrometheusSilent
 from tests.edges.servers import free_port
-from tests.prometheus import PrometheusServer, running_prometheus
+from tests.git_servers import serving
+from tests.prometheus import Guard, PrometheusServer, running_prometheus
 
 
 @pytest.fixture(scope="module")
@@ -52,3 +54,26 @@ def test_a_token_that_is_not_there_is_told(server: PrometheusServer, tmp_path: P
     with pytest.raises(PrometheusRefused) as refused:
         Prometheus(server.url, token=str(token)).measure("sum(")
     assert "secret-word" not in str(refused.value)
+
+
+def test_a_rotated_token_and_authority_are_in_force_at_the_next_question(
+    server: PrometheusServer, tmp_path: Path
+) -> None:
+    guard, token = Guard(tmp_path), tmp_path / "token"
+    token.write_text("first-word\n")
+    with serving(guard):
+        ca = guard.start(server.url, "first-word").ca
+        gauge = Prometheus(guard.url, ca, str(token))
+        assert gauge.measure("shop_waits") == (0.5,)
+        shutil.copy(ca, tmp_path / "old.pem")
+
+        guard.stop()
+        guard.start(server.url, "next-word")
+        with pytest.raises(PrometheusRefused, match="401") as refused:
+            gauge.measure("shop_waits")
+        assert "first-word" not in str(refused.value)
+        token.write_text("next-word\n")
+        assert gauge.measure("shop_waits") == (0.5,)
+        old = Prometheus(guard.url, str(tmp_path / "old.pem"), str(token))
+        with pytest.raises(PrometheusSilent, match="CERTIFICATE_VERIFY_FAILED"):
+            old.measure("shop_waits")

@@ -198,6 +198,9 @@ class ScopeStore:
             connection.request(method, url.path + path or "/", text, headers)
             response = connection.getresponse()
             answer = json.loads(response.read(_ANSWER_BYTES_MAX))
+        except OSError:
+            self._tls = None  # certificates may have been rotated: read anew by the next request
+            raise
         finally:
             connection.close()
         return response.status, answer if isinstance(answer, dict) else {}
