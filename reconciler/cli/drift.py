@@ -29,6 +29,7 @@ def drift(
     another owner's; only drift is shown, as the steps that would correct it. Nothing can be written
     by this command: its sessions at PostgreSQL are read-only, and its store takes no write.
     """
+    from reconciler.cli.looking import not_found
     from reconciler.cli.owners import database_key
     from reconciler.cli.report import report_of
     from reconciler.diff.origin import only_drift
@@ -42,6 +43,9 @@ def drift(
     only = frozenset({database_key(database)}) if database else None
     desired = loaded.desired
     observed, difference = observe_and_diff(world.eyes, world.mover, desired, only)
+    known = {one.key for one in desired.databases} | {one.key for one in observed.databases}
+    if database and only and not observed.unseen and not only & known:
+        raise not_found(f"database {database}", database, map(str, known))
     found = only_drift(difference, desired, observed)
     outlook = loop.judge(loaded, observed, found, world.clock.now(), only=only)
     report = report_of(outlook, settings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 
@@ -137,11 +138,15 @@ def named(items: list[Object], name: str, kind: str) -> list[Object]:
             return short
         there = ", ".join(sorted(f"{item['database']}/{item['name']}" for item in short))
         raise NotFound(f"{kind} {name}", "several have this name", remedy=f"name one of {there}")
-    known = sorted({one for item in items for one in names_of(item)})
-    near = get_close_matches(name, known, n=1, cutoff=0.5)
-    there = ", ".join(known[:10]) or "none"
-    remedy = f"did you mean {near[0]}?" if near else f"there are: {there}"
-    raise NotFound(f"{kind} {name}", "there is nothing of this name", remedy=remedy)
+    raise not_found(f"{kind} {name}", name, {one for item in items for one in names_of(item)})
+
+
+def not_found(subject: str, name: str, known: Iterable[str]) -> NotFound:
+    """Return the error of a name that is none of those that are known."""
+    there = sorted(known)
+    near = get_close_matches(name, there, n=1, cutoff=0.5)
+    remedy = f"did you mean {near[0]}?" if near else f"there are: {', '.join(there[:10]) or 'none'}"
+    return NotFound(subject, "there is nothing of this name", remedy=remedy)
 
 
 def in_namespace(items: list[Object], namespace: str) -> list[Object]:

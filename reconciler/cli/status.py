@@ -70,8 +70,14 @@ class Said:
 
 
 def _chosen(known: Known, database: str | None) -> list[Status]:
+    """Return the statuses that are asked for. Raises NotFound for a name that has none."""
+    from reconciler.cli.looking import not_found
+
     found = sorted(known.statuses.items())
-    return [s for key, s in found if database in (None, str(key), key.name)]
+    chosen = [s for key, s in found if database in (None, str(key), key.name)]
+    if database and not chosen:
+        raise not_found(f"status of {database}", database, (str(key) for key, _ in found))
+    return chosen
 
 
 def _said(status: Status, known: Known, is_gone: Callable[[str], bool]) -> Said:
@@ -160,5 +166,7 @@ def _show_source(source: dict[str, Any], paint: Paint) -> None:
         write(f"  {paint('error', 'quarantined')}: {attempted}")
     for line in source["problems"]:
         write(f"    {line}")
+    if more := source.get("problemCount", 0) - len(source["problems"]):
+        write(f"    and {more} more, which the daemon's log and shardwright validate tell")
     if source["unreachable"]:
         write(f"  {paint('warn', 'unreachable')}: {source['unreachable']}")

@@ -47,6 +47,10 @@ def test_drift_is_told_from_what_is_pending_by_a_command_that_cannot_write(scene
     specs = ("-f", str(scene.specs))
     assert call("drift", *specs, "--detailed-exitcode").code == 0
 
+    mistyped = call("drift", "shob", *specs, "--detailed-exitcode")
+    assert mistyped.code == 1
+    assert "did you mean shop?" in mistyped.told()
+
     scene.edit("shop", "work_mem: 16MB", "work_mem: 21MB")
     ended = call("drift", *specs, "--detailed-exitcode")
     assert ended.code == 0, "what the spec asks for is no drift"
