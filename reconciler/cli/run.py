@@ -40,13 +40,14 @@ def run(session: Session, where: Where, interval: float, listen: str, log_level:
     """
     from reconciler.daemon.daemon import Daemon
     from reconciler.telemetry import open_log
-    from reconciler.wiring import open_world
+    from reconciler.wiring import import_all, open_world
 
     config, file = _configured(session, where, interval)
     daemon = Daemon(open_world(session.settings()), config, open_log(sys.stderr, log_level), file)
     web = _listen(listen, daemon)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, _: _asked_to_stop(daemon, number, _))
+    import_all()
     web.start()
     daemon.log.info("listening", address=web.address)
     try:
