@@ -43,7 +43,9 @@ class Daemon:
         self.world, self.config, self.log, self._file = world, config, log, file
         self.metrics = Metrics()
         self.leader = Leader(world, log, self._lost)
-        self.rounds = Rounds(world, self.leader, self.metrics, log, self._hear_write)
+        self.rounds = Rounds(
+            world, self.leader, self.metrics, log, self._hear_write, self._not_looked_since
+        )
         self._joining = threading.Lock()
         self._over = threading.Event()
         self._followers: dict[str, Follower] = {}
@@ -51,6 +53,7 @@ class Daemon:
         self._begun: Tenure | None = None
         self._at_start = config.at_start
         self._accepted: dict[str, str] = {}
+        self._left: dict[DatabaseKey, dict[Follower, int]] = {}
         self._is_told, self._told_at = True, 0.0
 
     def run(self) -> None:
@@ -138,20 +141,39 @@ class Daemon:
         self.metrics.leads.set(0)
         self.log.info("stopped")
 
-    def _news(self, _: SourceState | None) -> None:
+    def _news(self, by: SourceState | None) -> None:
         """Take all sources together and ask for the databases of which something changed."""
         with self._joining:
             before, states = self.rounds.wanted, self.states()
             wanted = join(states, before)
+            self._note_left(wanted.left_since(before), by.name if by else "")
             self.rounds.want(wanted)
         for problem in wanted.problems:
             self.log.error("policies kept", code=problem.code, error=str(problem))
         for state in states:
             self.metrics.quarantined.labels(state.name).set(int(bool(state.problems)))
-        for key in changed(before, wanted):
+        for key in sorted({*changed(before, wanted), *self.rounds.in_doubt()}):
             self.rounds.ask(key)
         if self.leader.tenure:
             self._write_daemon()
+
+    def _note_left(self, left: frozenset[DatabaseKey], by: str) -> None:
+        """Let all other sources look again when databases left one: another may hold them now."""
+        others = [one for name, one in list(self._followers.items()) if name != by]
+        for key in left:
+            self._left[key] = {follower: follower.looks for follower in others}
+        for follower in others if left else ():
+            follower.poke()
+
+    def _not_looked_since(self, key: DatabaseKey) -> str:
+        """Return a source that was not looked at since a database left, empty when all were."""
+        now = self._followers
+        for follower, looks in self._left.get(key, {}).items():
+            name = follower.source.name
+            if now.get(name) is follower and follower.told <= looks:
+                return name
+        self._left.pop(key, None)
+        return ""
 
     def _count_look(self, source: str, result: str) -> None:
         self.metrics.fetches.labels(source, result).inc()
@@ -245,8 +267,7 @@ class Daemon:
         wanted = self.rounds.wanted
         keys = wanted.databases.keys() | wanted.clashes.keys()
         left = {k for k, source in self._recorded().items() if source in wanted.sources}
-        left |= self.rounds.followed() if all(state.good for state in self.states()) else set()
-        for key in sorted(keys | left):
+        for key in sorted(keys | left | self.rounds.followed()):
             self.rounds.ask(key, routine=True)
 
     def _recorded(self) -> dict[DatabaseKey, str]:

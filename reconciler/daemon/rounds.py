@@ -31,6 +31,7 @@ SOON_S = 2.0
 """When a database is looked at again that waits for something outside."""
 
 NOT_OURS = "NotOurs"
+IN_DOUBT = "SourceInDoubt"
 _READY = {"True": 1, "False": 0, "Unknown": -1}
 
 
@@ -45,7 +46,8 @@ class _Work:
 class Rounds:
     """The workers and all that they share.
 
-    ``written`` hears of each write of a status: None, or why etcd did not take it.
+    ``written`` hears of each write of a status: None, or why etcd did not take it. ``unlooked``
+    returns a source that was not looked at since a database left another, empty when all were.
     """
 
     def __init__(
@@ -55,9 +57,10 @@ class Rounds:
         metrics: Metrics,
         log: Any,
         written: Callable[[ReconcilerError | None], None],
+        unlooked: Callable[[DatabaseKey], str],
     ) -> None:
         self._world, self._leader, self._metrics, self._log = world, leader, metrics, log
-        self._written = written
+        self._written, self._unlooked = written, unlooked
         self._lock = threading.Lock()
         self._queue: WorkQueue[DatabaseKey] = WorkQueue(time.monotonic, random.random)
         self._sights = Sights(world.eyes)
@@ -103,6 +106,10 @@ class Rounds:
     def followed(self) -> set[DatabaseKey]:
         """Return the databases that have a status."""
         return {key for key, one in self._statuses.copy().items() if one.reason != NOT_OURS}
+
+    def in_doubt(self) -> set[DatabaseKey]:
+        """Return the databases of which it is not known whether a source holds them."""
+        return {key for key, one in self._statuses.copy().items() if one.reason == IN_DOUBT}
 
     def hear(self, found: dict[DatabaseKey, tuple[str, int]]) -> list[DatabaseKey]:
         """Take over the open requests of people; ask for the new ones, which are returned."""
@@ -151,11 +158,15 @@ class Rounds:
             return  # whoever leads next asks for it again
         stop, began = threading.Event(), time.monotonic()
         mark = self.requests.get(key, ("", 0))
+        unlooked = self._unlooked(key)  # first: what a look finds is in what is wanted by then
         with self._lock:
             wanted = self.wanted
             self._works[key] = _Work(stop, digest_of(wanted, key))
         try:
-            conclusion, source, revision = self._conclude(key, wanted, tenure, stop)
+            doubt = _doubt(key, wanted, unlooked)
+            conclusion, source, revision = (
+                self._doubted(key, doubt) if doubt else self._conclude(key, wanted, tenure, stop)
+            )
         except FencedOff as error:
             self._leader.lose(tenure, error.problem)
             return
@@ -166,6 +177,10 @@ class Rounds:
         self._count(key, conclusion)
         self._note(key, conclusion, source, revision, mark, tenure)
         self._again(key, conclusion)
+
+    def _doubted(self, key: DatabaseKey, doubt: Conclusion) -> tuple[Conclusion, str, str]:
+        last = self._statuses.get(key)
+        return (doubt, last.source, last.attempted) if last else (doubt, "", "")
 
     def _conclude(
         self, key: DatabaseKey, wanted: Wanted, tenure: Tenure, stop: threading.Event
@@ -286,6 +301,19 @@ class Teller:
                 )
             case _:
                 pass  # that it began and ended is told by the round's conclusion
+
+
+def _doubt(key: DatabaseKey, wanted: Wanted, unlooked: str) -> Conclusion | None:
+    """Say why what no source holds is not taken for gone: one of them may hold it by now."""
+    if key in wanted.databases or key in wanted.clashes:
+        return None
+    if wanted.doubts:
+        text = f"no source is known to hold it, but {wanted.doubts[0]}: left alone"
+        return Conclusion(None, True, False, IN_DOUBT, text, Again.ROUTINE)
+    if unlooked:
+        text = f"it left its source, and source {unlooked} is looked at once more: left alone"
+        return Conclusion(None, True, False, IN_DOUBT, text, Again.SOON)
+    return None
 
 
 def digest_of(wanted: Wanted, key: DatabaseKey) -> str:

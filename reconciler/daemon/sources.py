@@ -49,6 +49,8 @@ class Follower:
         self._ask_recorded, self._recorded = recorded, "" if not source.request.git else None
         self._forgetting = threading.Lock()
         self._forgotten = self.failures = 0
+        self.looks = self.told = 0
+        """Looks that began, and which of them was the last that ended and whose news were heard."""
         self._poke, self._over = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"source {source.name}", daemon=True)
 
@@ -105,6 +107,7 @@ class Follower:
         """Look once; return the result. What came of it is in ``state``."""
         with self._forgetting:
             shown, forgotten = self.state, self._forgotten
+            self.looks += 1
         try:
             after, result = self._seen(shown)
         except Exception as error:  # the thread must live: the next look starts afresh
@@ -119,6 +122,7 @@ class Follower:
         if after != shown or not shown.answered:
             self._tell(shown)
             self._news(after)
+        self.told = self.looks
         return result
 
     def _seen(self, before: SourceState) -> tuple[SourceState, str]:

@@ -74,6 +74,15 @@ class SourceState:
         found += f", {Revision(self.attempted).short} quarantined" if self.problems else ""
         return found + (f", unreachable: {self.unreachable.code}" if self.unreachable else "")
 
+    @property
+    def doubt(self) -> str:
+        """Why it is not known what the source holds now, empty when it is."""
+        if self.unreachable:
+            return f"source {self.name} cannot be read: {self.unreachable.code}"
+        if self.problems:
+            return f"the newest revision of source {self.name} is quarantined"
+        return "" if self.good else f"source {self.name} was not read yet"
+
 
 def take(state: SourceState, documents: Documents) -> SourceState:
     """Return the state after a revision was read: in force when all of it is right."""
@@ -115,7 +124,8 @@ class Wanted:
     """What all sources ask for, database by database.
 
     ``sources``: each source without its databases, by its name in etcd's records: what a database
-    is held against that left its source.
+    is held against that left its source. ``doubts`` say which sources may hold more than is known:
+    until there are none, what no source holds is not known to be gone.
     """
 
     databases: Mapping[DatabaseKey, Loaded]
@@ -123,6 +133,11 @@ class Wanted:
     sources: Mapping[str, Loaded]
     policies: PolicySet
     problems: tuple[ReconcilerError, ...] = ()
+    doubts: tuple[str, ...] = ()
+
+    def left_since(self, before: Wanted) -> frozenset[DatabaseKey]:
+        """Return the databases that a source held before, and none does now."""
+        return frozenset(before.databases.keys() - self.databases.keys() - self.clashes.keys())
 
 
 NOTHING = Wanted({}, {}, {}, PolicySet())
@@ -130,6 +145,7 @@ NOTHING = Wanted({}, {}, {}, PolicySet())
 
 def join(states: Iterable[SourceState], before: Wanted = NOTHING) -> Wanted:
     """Take the sources together; the policies of ``before`` stay where theirs contradict."""
+    states = tuple(states)
     good = [state.good for state in states if state.good]
     databases: dict[DatabaseKey, Loaded] = {}
     clashes: dict[DatabaseKey, ReconcilerError] = {}
@@ -152,7 +168,8 @@ def join(states: Iterable[SourceState], before: Wanted = NOTHING) -> Wanted:
         problems: tuple[ReconcilerError, ...] = ()
     except ProblemsFound as found:
         policies, problems = before.policies, tuple(found.problems)
-    return Wanted(databases, clashes, sources, policies, problems)
+    doubts = tuple(state.doubt for state in states if state.doubt)
+    return Wanted(databases, clashes, sources, policies, problems, doubts)
 
 
 def _in_two(key: DatabaseKey, first: Loaded, second: Loaded, place: Place) -> DatabaseInTwoSources:

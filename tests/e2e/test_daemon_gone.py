@@ -1,13 +1,15 @@
-"""What a daemon said that is gone: told as that, and removed when nobody holds the database."""
+"""What no source holds: a status of a daemon that is gone, a database that changes its source."""
 
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 
 from tests.cli.calls import SHOP, TABLES
+from tests.e2e.scene import spec_text
 from tests.e2e.test_daemon import World, git, world
 from tests.local_home import wait_for
 
@@ -48,6 +50,10 @@ def test_a_status_that_nobody_holds_is_told_as_old_and_goes_when_all_sources_are
         lambda: all(world.database(n).get("reason") == "Suspended" for n in ("stays", "goes")),
         "it follows both",
     )
+    mistyped = scene.call("status", "stay")
+    assert mistyped.code == 1
+    assert "CL005 status of stay: there is nothing of this name" in mistyped.told()
+    assert "did you mean stays?" in mistyped.told()
     page = daemon.page("/readyz?verbose")[1].replace(f"{scene.folder}/", "")
     assert re.sub(r"files@\S+", "REVISION", page).splitlines() == [
         "ready",
@@ -76,10 +82,72 @@ def test_a_status_that_nobody_holds_is_told_as_old_and_goes_when_all_sources_are
     wait_for(
         lambda: daemon.count("controller_runtime_reconcile_total") > looks + 3, "it looks again"
     )
-    assert world.database("goes")
+    doubt = world.database("goes")
+    assert doubt["reason"] == "SourceInDoubt"
+    assert f"source {late} cannot be read: SO" in doubt["message"]
 
     git(_source(late, "other"), "init", "-q", "-b", "main")
     git(late, "add", "-A")
     git(late, "commit", "-q", "-m", "first")
     wait_for(lambda: not world.database("goes"), "what nobody holds is told no more", 60)
     assert world.database("stays")["reason"] == "Suspended"
+
+
+MOVING = """\
+apiVersion: shardwright.dev/v1alpha1
+kind: ReconcilerConfig
+metadata: {{name: reconciler}}
+spec:
+  interval: 1s
+  sources:
+    - git: {{url: "{one}", branch: main, interval: 1s}}
+    - git: {{url: "{other}", branch: main, interval: {interval}}}
+"""
+
+
+@pytest.mark.parametrize("mistake", [True, False])
+def test_a_database_that_changes_its_source_is_not_stopped_before_the_other_was_looked_at(
+    world: World, mistake: bool
+) -> None:
+    """The other is quarantined when it comes, or was asked long ago and not since."""
+    scene, other = world.scene, world.scene.folder / "other"
+    scene.names.add("stays")
+    git(_source(other, "stays"), "init", "-q", "-b", "main")
+    git(other, "add", "-A")
+    git(other, "commit", "-q", "-m", "first")
+    interval = "1s" if mistake else "1h"
+    world.config.write_text(MOVING.format(one=scene.specs, other=other, interval=interval))
+    scene.write("moves", spec_text("moves", deletion="keepData"))
+    scene.write("rests", spec_text("rests", more="  suspend: true\n"))
+    world.commit("it is here")
+    daemon = world.start()
+    world.await_ready("moves")
+    supervisor = scene.processes("moves-s0-0")[0].pid
+
+    shutil.move(scene.specs / "moves.yaml", other / "moves.yaml")
+    shutil.copytree(scene.specs / "moves", other / "moves")
+    text = (other / "moves.yaml").read_text().replace("work_mem: 16MB", "work_mem: 21MB")
+    (other / "moves.yaml").write_text(text.replace("shards:", "shard:") if mistake else text)
+    git(other, "add", "-A")
+    git(other, "commit", "-q", "-m", "it came")
+    world.commit("it went")
+    if mistake:
+        wait_for(
+            lambda: world.database("moves").get("reason") == "SourceInDoubt" or None, "in doubt", 60
+        )
+        looks = daemon.count("controller_runtime_reconcile_total")
+        wait_for(
+            lambda: daemon.count("controller_runtime_reconcile_total") > looks + 3, "it looks again"
+        )
+        assert scene.call("reconcile", "moves").code == 0
+        assert "newest revision of source" in world.database("moves")["message"]
+        (other / "moves.yaml").write_text(text)
+        git(other, "commit", "-q", "-a", "-m", "mended")
+
+    world.await_ready("moves", lambda: scene.sql("moves", "SHOW work_mem") == [("21MB",)])
+    assert scene.processes("moves-s0-0")[0].pid == supervisor, "it was never stopped"
+    if not mistake:
+        return  # the other is not asked again for an hour
+    (other / "moves.yaml").unlink()
+    git(other, "commit", "-q", "-a", "-m", "it goes")
+    wait_for(lambda: scene.shard("moves").stopped or None, "what nobody holds is stopped")

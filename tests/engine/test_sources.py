@@ -82,6 +82,27 @@ def test_a_source_that_is_away_changes_nothing() -> None:
     ]
 
 
+def test_until_every_source_is_known_it_is_said_why_what_none_holds_may_not_be_gone() -> None:
+    good = take(SourceState("a"), documents("a", "one", named("shop")))
+    assert join([good]).doubts == ()
+    bad = take(good, documents("a", "two", named("shop").replace("shards:", "shard:")))
+    away = take_failure(good, Away("a", "does not answer"))
+    assert join([SourceState("b"), bad, away, good]).doubts == (
+        "source b was not read yet",
+        "the newest revision of source a is quarantined",
+        "source a cannot be read: XX901",
+    )
+
+
+def test_a_database_leaves_when_no_source_holds_it_any_more() -> None:
+    one = take(SourceState("a"), documents("a", "1", named("shop"), named("mine")))
+    two = take(SourceState("b"), documents("b", "1", named("shop")))
+    gone = take(one, documents("a", "2", named("yours")))
+    assert join([gone]).left_since(join([one])) == {key("shop"), key("mine")}
+    assert join([gone, two]).left_since(join([one])) == {key("mine")}
+    assert join([one, two]).left_since(join([one])) == frozenset(), "a clash is not gone"
+
+
 def test_a_database_in_two_sources_is_followed_in_neither_and_both_are_named() -> None:
     one = take(SourceState("a"), documents("a", "1", named("shop"), named("mine")))
     two = take(SourceState("b"), documents("b", "1", named("shop"), named("yours")))
