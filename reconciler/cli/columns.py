@@ -26,6 +26,12 @@ def _rows(item: Object) -> str:
     return amount(sum(known)) if known else NONE
 
 
+def _shards(item: Object) -> str:
+    """Count those that have to serve, and those of which only the data is kept."""
+    kept = sum(shard["kept"] for shard in item["shards"])
+    return f"{len(item['shards']) - kept}" + (f" + {kept} kept" if kept else "")
+
+
 def _revision(item: Object) -> str:
     record = item["lastApplied"]
     return short_revision(record["revision"]) if record else NONE
@@ -99,7 +105,7 @@ COLUMNS: dict[str, tuple[tuple[Column, ...], tuple[Column, ...]]] = {
         (
             ("NAME", _text("name")),
             ("READY", _text("ready")),
-            ("SHARDS", lambda item: str(len(item["shards"]))),
+            ("SHARDS", _shards),
             ("INSTANCES", lambda item: f"{item['readyInstances']}/{item['instances']}"),
             ("EPOCH", _text("epoch")),
             ("REVISION", _revision),
@@ -156,7 +162,7 @@ COLUMNS: dict[str, tuple[tuple[Column, ...], tuple[Column, ...]]] = {
             ("FROM", _text("from")),
             ("TO", _text("to")),
             ("STAGE", lambda item: STAGES.get(item["stage"], str(item["stage"]))),
-            ("WISH", _text("wish")),
+            ("WISH", lambda item: NONE if item["stage"] == "ended" else str(item["wish"])),
             ("WINDOW ENDS", _window),
             ("LAST PAUSE", _pause),
             ("NOW", _text("now")),

@@ -11,6 +11,7 @@ from reconciler.engine.conditions import Condition
 from reconciler.engine.logbook import Logbook
 from reconciler.engine.operations import Operation
 from reconciler.engine.wishes import KnownMove
+from reconciler.model.moves import Stage
 from reconciler.model.names import DatabaseKey
 from reconciler.model.observed import (
     Catalog,
@@ -30,7 +31,7 @@ def database_object(database: ObservedDatabase, conditions: tuple[Condition, ...
     """Return a database with its shards; the first of its conditions is Ready."""
     ready = conditions[0]
     shards = [shard_object(database, shard) for shard in database.shards]
-    members = [member for shard in shards for member in shard["instances"]]
+    members = [member for shard in shards if not shard["kept"] for member in shard["instances"]]
     return {
         "kind": "Database",
         "namespace": database.key.namespace,
@@ -106,6 +107,7 @@ def shard_object(database: ObservedDatabase, shard: ObservedShard) -> Object:
         "scope": shard.key.scope,
         "ready": state.ready,
         "reason": state.reason,
+        "kept": readiness.is_kept(database, shard),
         "keys": None if unseen else str(owners[0].keys) if owners else "none",
         "primary": view.leader if view else None,
         "version": shard.platform.version,
@@ -140,15 +142,15 @@ def instance_object(
         "port": member.endpoint.postgres_port,
         "patroniPort": member.endpoint.patroni_port,
         "tls": member.endpoint.postgres_tls,
-        **_seen(seen),
+        **_seen(seen, stopped=shard.platform.stopped),
     }
 
 
-def _seen(seen: ObservedMember | None) -> Object:
+def _seen(seen: ObservedMember | None, *, stopped: bool) -> Object:
     if seen is None:
         return {
-            "role": None, "state": "unseen", "healthy": False, "timeline": None,
-            "lagBytes": None, "pendingRestart": [],
+            "role": None, "state": "stopped" if stopped else "unseen", "healthy": False,
+            "timeline": None, "lagBytes": None, "pendingRestart": [],
         }  # fmt: skip
     return {
         "role": readiness.role_word(seen),
@@ -212,13 +214,13 @@ def histogram(pauses_ms: Sequence[float | None]) -> dict[str, int]:
 
 
 def move_object(known: KnownMove) -> Object:
-    """Return a move of keys; ``windowEndsAt`` is null until its target serves.
+    """Return a move of keys; ``windowEndsAt`` is null until its target serves, and once it ended.
 
     ``now`` is what it does, or waits for; empty when nobody works on it.
     """
     move, book = known.move, known.book
     ends = None
-    if move.switched_at:
+    if move.switched_at and move.stage is not Stage.ENDED:
         began = datetime.fromisoformat(move.switched_at)
         ends = (began + timedelta(seconds=move.rollback_window_s)).isoformat(timespec="seconds")
     return {

@@ -25,8 +25,9 @@ from reconciler.edges.postgres_session import (
     superuser_options,
 )
 from reconciler.model.access import Guarding
-from reconciler.model.desired import KeyType, ShardedTable
+from reconciler.model.desired import ShardedTable
 from reconciler.model.errors import ReconcilerError
+from reconciler.model.hashing import COLUMN_HASHES
 from reconciler.model.keyspace import WHOLE, KeySet
 from reconciler.model.names import FencingToken
 from reconciler.model.observed import ObservedGuard
@@ -36,14 +37,6 @@ ATTEMPTS_MAX = 40
 PAUSE_S = 0.25
 WRITERS_WAIT_MS = 500
 DDL_WAIT_MS = 5_000
-
-_COLUMN_TYPES: dict[KeyType, dict[str, str]] = {
-    KeyType.INT: {"int4": "hashint4extended", "int8": "hashint8extended"},
-    KeyType.BIGINT: {"int4": "hashint4extended", "int8": "hashint8extended"},
-    KeyType.TEXT: {"text": "hashtextextended", "varchar": "hashtextextended"},
-    KeyType.UUID: {"uuid": "uuid_hash_extended"},
-}
-"""Column types that hash alike within a family, and the function for each (resharding.md, 1.4)."""
 
 _LOOK_AT_COLUMN = """
 SELECT t.typname, a.attgenerated, coalesce(l.collisdeterministic, true)
@@ -265,9 +258,9 @@ def _plan(
             f"it has no column {table.key}",
             remedy="name its shard key in spec.sharding.tables",
         )
-    function = _COLUMN_TYPES[guarding.key_type].get(str(kind))
+    function = COLUMN_HASHES[guarding.key_type].get(str(kind))
     if function is None:
-        allowed = ", ".join(_COLUMN_TYPES[guarding.key_type])
+        allowed = ", ".join(COLUMN_HASHES[guarding.key_type])
         raise GuardImpossible(
             subject,
             f"its key {table.key} is {kind}; sharding type {guarding.key_type} takes {allowed}",

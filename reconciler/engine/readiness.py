@@ -10,6 +10,7 @@ from reconciler.model.observed import (
     PatroniView,
     Unseen,
 )
+from reconciler.model.routing import RoutingMap
 from reconciler.model.status import Readiness
 
 
@@ -52,11 +53,23 @@ def _notes(view: PatroniView) -> str:
     return "; ".join(notes)
 
 
+def is_kept(database: ObservedDatabase, shard: ObservedShard) -> bool:
+    """Tell whether only a shard's data is left: it was stopped on purpose, and owns no key."""
+    routing = database.routing
+    if not isinstance(routing, RoutingMap):
+        return False
+    return shard.platform.stopped and all(o.scope != shard.key.scope for o in routing.owners)
+
+
 def of_database(database: ObservedDatabase) -> Readiness:
-    """Say whether every shard of a database serves and its routing map is there."""
+    """Say whether every shard of a database serves and its routing map is there.
+
+    A shard that left the specs, and of which only the data is kept, is not one that has to serve.
+    """
     if isinstance(database.routing, Unseen):
         return Readiness("Unknown", f"etcd: {database.routing.reason}")
-    shards = [(shard, of_shard(shard)) for shard in database.shards]
+    serving = [shard for shard in database.shards if not is_kept(database, shard)]
+    shards = [(shard, of_shard(shard)) for shard in serving]
     for wanted in ("False", "Unknown"):
         found = [
             f"{shard.name or shard.key.scope}: {state.reason}"

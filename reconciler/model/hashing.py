@@ -123,3 +123,11 @@ HASH_FUNCTIONS = {
     "uuid": "uuid_hash_extended",
 }
 """The built-in SQL function for each type of shard key; each may stand in a row filter."""
+_WHOLE = {"int4": HASH_FUNCTIONS["int"], "int8": HASH_FUNCTIONS["bigint"]}
+COLUMN_HASHES = {
+    "int": _WHOLE,
+    "bigint": _WHOLE,
+    "text": {"text": HASH_FUNCTIONS["text"], "varchar": HASH_FUNCTIONS["text"]},
+    "uuid": {"uuid": HASH_FUNCTIONS["uuid"]},
+}
+"""For each type of shard key the column types that hash alike, and the function for each."""

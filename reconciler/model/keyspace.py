@@ -67,7 +67,10 @@ def parse_range(text: str) -> KeyRange:
     """
     match = _RANGE.fullmatch(text)
     if match is None:
-        raise ValueError('not a key range; write hexadecimal bounds such as "-80", "40-80" or "-"')
+        raise ValueError(
+            "not a key range; write bounds of at most 16 lower-case hexadecimal digits, such as "
+            '"-80", "40-80" or "-"'
+        )
     start = int(match[1].ljust(16, "0") or "0", 16) if match[1] else 0
     end = int(match[2].ljust(16, "0"), 16) if match[2] else SPACE_END
     if start >= end:

@@ -16,9 +16,10 @@ from reconciler.cli.confirm import NotConfirmed, confirm
 from reconciler.cli.errors import tell_error
 from reconciler.cli.get import Kind, kind_and_name
 from reconciler.cli.looking import NotFound, named
-from reconciler.cli.objects import Object, histogram, move_object, shard_object
+from reconciler.cli.objects import Object, database_object, histogram, move_object, shard_object
 from reconciler.cli.progress import Failures, Lines
 from reconciler.cli.table import table
+from reconciler.engine.conditions import Facts, conditions_of
 from reconciler.engine.events import (
     ApplyEnded,
     ApplyStarted,
@@ -32,11 +33,14 @@ from reconciler.engine.problems import PlanFileBroken, StoppedByUser
 from reconciler.engine.readiness import not_serving, of_database, of_shard
 from reconciler.engine.saved import decode_saved
 from reconciler.engine.wishes import KnownMove
+from reconciler.model.desired import KeyType
 from reconciler.model.errors import Position
-from reconciler.model.moves import Move, Stage
+from reconciler.model.keyspace import WHOLE, KeySet
+from reconciler.model.moves import Move, Stage, Wish
 from reconciler.model.names import (
     DatabaseKey,
     DatabaseName,
+    Epoch,
     MemberName,
     Namespace,
     Scope,
@@ -54,6 +58,8 @@ from reconciler.model.observed import (
     Unseen,
 )
 from reconciler.model.platform import Endpoint, PlatformMember, PlatformShard, Resources
+from reconciler.model.routing import RoutingMap, RoutingOwner
+from reconciler.model.status import Readiness
 from tests.plan import render_cases as cases
 from tests.workflow.move_world import MOVE
 
@@ -126,6 +132,25 @@ def test_a_database_is_as_ready_as_its_worst_shard_and_says_which() -> None:
     both = ObservedDatabase(SHOP, None, None, (shard(WELL), sick))
     state = of_database(both)
     assert (state.ready, state.reason) == ("False", "s0: shop-s0-1 is starting")
+
+
+def test_a_shard_that_left_the_specs_keeps_its_data_and_no_database_from_being_ready() -> None:
+    key = ScopeKey(SHOP.namespace, Scope("shop-s1"))
+    left = dataclasses.replace(shard(SILENT, running=False, stopped=True), key=key, name=None)
+    owner = RoutingOwner(ShardName("s0"), KEY.scope, KeySet((WHOLE,)), ())
+    routing = RoutingMap(SHOP, Epoch(3), KeyType.BIGINT, (), (), (owner,))
+    database = ObservedDatabase(SHOP, routing, None, (shard(WELL), left))
+
+    assert of_database(database) == Readiness("True", "")
+    told = database_object(database, conditions_of(Facts(SHOP, of_database(database))))
+    cells = dict(columns_for("databases", wide=False, with_namespace=False))
+    assert (cells["READY"](told), cells["SHARDS"](told)) == ("True", "1 + 1 kept")
+    assert cells["INSTANCES"](told) == "2/2"
+    assert {one["state"] for one in told["shards"][1]["instances"]} == {"stopped"}
+    # One that owns keys has to serve, whoever stopped it.
+    theirs = dataclasses.replace(routing, owners=(dataclasses.replace(owner, scope=key.scope),))
+    owning = dataclasses.replace(database, routing=theirs)
+    assert of_database(owning) == Readiness("False", "shop-s1: stopped on purpose")
 
 
 def test_a_database_without_a_map_is_not_ready() -> None:
@@ -234,6 +259,10 @@ def test_a_move_is_listed_with_its_stage_its_window_and_its_last_pause() -> None
     assert histogram((None, 6000.0)) == {**histogram(()), "more": 1, "unknown": 1}
     assert "in 60 min" in shown["WINDOW ENDS"]
     assert _window_of(MOVE) == "-"
+    ended = dataclasses.replace(open_, stage=Stage.ENDED, wish=Wish.FINISH)
+    assert _window_of(ended) == "-"
+    cells = dict(columns_for("moves", wide=False, with_namespace=False))
+    assert cells["WISH"](move_object(KnownMove(ended, BOOK))) == "-"
 
 
 def _window_of(move: Move) -> str:
