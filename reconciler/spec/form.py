@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from functools import cache
 from typing import Any
@@ -64,16 +65,33 @@ def _problems(kind: str, error: Any) -> Iterator[FormProblem]:
             problem = f"the field {quoted(detail['property'])} is missing"
             yield path, MissingField(_subject(path), problem, remedy=_add_it(schema, detail))
         case "type" | "anyOf":
-            yield path, wrong_type(_subject(path), _types(schema), value)
+            yield (
+                path,
+                _unreadable(path, schema, value)
+                or wrong_type(_subject(path), _types(schema), value),
+            )
         case "enum":
             yield path, _not_one_of(path, [str(o) for o in detail["options"]], value)
         case "pattern":
-            story, example = PATTERN_STORIES.get(detail["pattern"], ("is not allowed here", ""))
-            problem = f"{quoted(value)} {story}"
-            remedy = f"for example {example}" if example else ""
-            yield path, ValueNotAllowed(_subject(path), problem, remedy=remedy)
+            yield path, _not_as(path, detail["pattern"], value)
         case _:
             yield path, ValueNotAllowed(_subject(path), _bounds(error, schema))
+
+
+def _not_as(path: tuple[str | int, ...], pattern: str, value: object) -> ReconcilerError:
+    story, example = PATTERN_STORIES.get(pattern, ("is not allowed here", ""))
+    remedy = f"for example {example}" if example else ""
+    return ValueNotAllowed(_subject(path), f"{quoted(value)} {story}", remedy=remedy)
+
+
+def _unreadable(
+    path: tuple[str | int, ...], schema: dict[str, Any], value: object
+) -> ReconcilerError | None:
+    """Say what a number lacks that quotes alone would not mend, such as its unit."""
+    pattern = schema.get("pattern")
+    if pattern is None or isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return None if re.search(pattern, str(value)) else _not_as(path, pattern, value)
 
 
 def _meant_branch(error: Any) -> list[Any]:
@@ -161,11 +179,20 @@ def _name_of(value: object) -> str:
             return "a mapping"
 
 
+POSTGRESQL_TYPES = {
+    **dict.fromkeys(("int8", "bigserial", "serial8"), "bigint"),
+    **dict.fromkeys(("int4", "integer", "serial", "serial4"), "int"),
+    **dict.fromkeys(("varchar", "character varying"), "text"),
+}
+"""What PostgreSQL has more names for, by the one that specs use."""
+
+
 def _not_one_of(path: tuple[str | int, ...], options: list[str], value: object) -> ReconcilerError:
     if value is None or isinstance(value, bool | int | float | list | dict):
         return wrong_type(_subject(path), ["string"], value)
     listed = ", ".join(options)
-    remedy = did_you_mean(str(value), options)
+    meant = POSTGRESQL_TYPES.get(str(value).lower())
+    remedy = did_you_mean(meant if meant in options else str(value), options)
     problem = f"{quoted(value)} is not one of {listed}"
     return ValueNotAllowed(_subject(path), problem, remedy=remedy)
 

@@ -17,6 +17,7 @@ from reconciler.spec.manifest_other import Manifest, Policy, PolicyTest, Reconci
 from reconciler.spec.problems import DocumentTwice, Found, NotExactlyOne, Problems
 from reconciler.spec.resolve import resolve_database
 from reconciler.spec.schemafiles import SchemaTree
+from reconciler.spec.tables import ShardKeyOfAnotherType
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,12 +174,19 @@ def _database(
         database = resolve_database(manifest, place, tree, own)
         known = _Resolved(marks, database, own.noted_warnings)
         for at, problem in own.noted:
-            problems.add(at, problem)
+            if not (isinstance(problem, ShardKeyOfAnotherType) and _type_unread(file, place)):
+                problems.add(at, problem)
         if not own.noted:
             file.resolved[place.document] = known
     for at, warning in known.warnings:
         problems.warn(at, warning)
     return known.database
+
+
+def _type_unread(file: ReadFile, document: Place) -> bool:
+    """Tell whether another type stands in for what a document's ``sharding`` says."""
+    at = document.at("spec", "sharding")
+    return any(place in (at, at.at("type")) for place, _ in file.decoded.problems)
 
 
 def _check_sources(config: ReconcilerConfig, place: Place, problems: Problems) -> None:

@@ -138,6 +138,8 @@ def _contradiction(
     entry: Moved, current: list[str], found: dict[str, ShardName], used: set[str]
 ) -> tuple[str, str, str]:
     """Return the field, the problem and the remedy; empty texts when the entry fits."""
+    if entry.from_ == entry.to:
+        return "to", f"shard {entry.to} is said to be renamed to itself", "remove the entry"
     if entry.from_ in current:
         problem = f"shard {entry.from_} is said to be renamed, but is still in shards"
         return "from", problem, "rename it there, or remove the entry"

@@ -150,6 +150,9 @@ def _report_overlaps(database: str, claims: list[_Claim], problems: Problems) ->
 def _overlap(database: str, lower: _Claim, upper: _Claim) -> KeyRangeOverlap:
     common = KeyRange(upper.range.start, min(lower.range.end, upper.range.end))
     if lower.range.end - lower.range.start == 1:
+        if lower.shard == upper.shard:
+            problem = f"shard {lower.shard} isolates the same key twice"
+            return KeyRangeOverlap(database, problem, remedy="write it once")
         problem = f"shards {lower.shard} and {upper.shard} both isolate the same key"
         return KeyRangeOverlap(database, problem, remedy="let one of them have it")
     if lower.shard == upper.shard:

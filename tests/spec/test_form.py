@@ -49,6 +49,13 @@ def test_an_unquoted_range_asks_for_quotes() -> None:
     ]
 
 
+def test_a_number_that_lacks_its_unit_is_not_asked_for_quotes_alone() -> None:
+    assert spoilt("deletion: protected", "resharding: {pauseMax: 100}") == [
+        'SP023 a.yaml:19:16  spec.resharding.pauseMax: "100" is not a duration: a whole number and '
+        "ms, s, m, h or d\n      try: for example 30s"
+    ]
+
+
 def test_a_wrong_type_is_named() -> None:
     assert spoilt("instances: 3", 'instances: "3"') == [
         'SP021 a.yaml:18:33  spec.shards[1].instances: it must be a whole number, not the text "3"'
@@ -87,6 +94,9 @@ def test_a_value_out_of_a_closed_set_is_named_with_its_neighbour() -> None:
         'SP023 a.yaml:11:5  spec.sharding.type: "bigit" is not one of bigint, int, text, uuid\n'
         '      try: did you mean "bigint"?'
     ]
+    for kind, meant in {"int8": "bigint", "INTEGER": "int", "varchar": "text"}.items():
+        (problem,) = spoilt("type: bigint", f"type: {kind}")
+        assert problem.endswith(f'try: did you mean "{meant}"?')
     assert spoilt("deletion: protected", "deletion: true") == [
         "SP024 a.yaml:19:3  spec.deletion: it must be text, but unquoted YAML reads it as true or "
         'false (true)\n      try: quote it: "yes"'

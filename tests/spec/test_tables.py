@@ -125,6 +125,48 @@ def test_a_shard_key_that_is_no_column_is_found_where_columns_are_told(
     assert found(text) == ([] if is_there else ["SP120 a.yaml table orders"])
 
 
+@pytest.mark.parametrize(
+    ("column", "kind"),
+    [
+        ("customer_id text", "text"),
+        ("customer_id varchar(9)", "varchar"),
+        ("customer_id uuid", "uuid"),
+        ("customer_id pg_catalog.numeric", "numeric"),
+        ("customer_id smallserial", "int2"),
+        ("customer_id bigint", ""),
+        ("customer_id int", ""),
+        ("customer_id serial8", ""),
+        ("customer_id own_domain", ""),
+        ("customer_id own.text", ""),
+        ("customer_id int); alter table orders alter customer_id type text using ''", "text"),
+        ("customer_id text); alter table orders alter customer_id type int using 1", ""),
+        ("id uuid); alter table orders rename id to customer_id", "uuid"),
+        ("id int); alter table orders add customer_id date", "date"),
+        ("customer_id text); do $$ begin end $$", ""),
+    ],
+)
+def test_a_shard_key_of_another_type_is_found_before_a_shard_refuses_it(
+    column: str, kind: str
+) -> None:
+    text = f"create table orders ({column}" + ("" if ");" in column else ")")
+    problems = [str(error) for _, error in table_problems(files_of(text), SHARDING, "a", PLACES)]
+    expected = (
+        f"SP123  table orders: its shard key customer_id is {kind} (1.sql:1:14), and sharding.type "
+        "bigint takes int4 or int8"
+    )
+    assert [problem.partition("\n")[0] for problem in problems] == [expected] * bool(kind)
+
+
+def test_the_type_that_a_key_asks_for_is_named_unless_the_types_word_was_unreadable() -> None:
+    spec = GOOD.replace("  sharding:", "  schema: {files: [s/*.sql]}\n  sharding:")
+    made = b"create table orders (customer_id uuid); create table countries (code text)"
+    (told,) = problems(spec, s__1=made)
+    assert told.startswith("SP123 a.yaml:13:14  table orders: ")
+    assert told.endswith("try: set sharding.type to uuid, or make the column int4 or int8")
+    (told,) = problems(spec.replace("type: bigint", "type: guid"), s__1=made)
+    assert told.startswith("SP023 ")
+
+
 def test_files_are_read_in_order_and_a_search_path_ends_with_its_file() -> None:
     assert found("create table a ()", "drop table a; create table b ()") == [
         "SP119 2.sql:1:28 table b"
