@@ -43,7 +43,7 @@ def database_object(database: ObservedDatabase, conditions: tuple[Condition, ...
         "conditions": condition_objects(conditions),
         "readyInstances": sum(member["healthy"] for member in members),
         "instances": len(members),
-        "bytes": _total([shard["bytes"] for shard in shards]),
+        "bytes": _total([shard["bytes"] for shard in shards if not shard["kept"]]),
         **_routing(database.routing),
         "lastApplied": _record(database.record),
         "shards": shards,

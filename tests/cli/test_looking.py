@@ -136,7 +136,9 @@ def test_a_database_is_as_ready_as_its_worst_shard_and_says_which() -> None:
 
 def test_a_shard_that_left_the_specs_keeps_its_data_and_no_database_from_being_ready() -> None:
     key = ScopeKey(SHOP.namespace, Scope("shop-s1"))
-    left = dataclasses.replace(shard(SILENT, running=False, stopped=True), key=key, name=None)
+    left = dataclasses.replace(
+        shard(SILENT, running=False, stopped=True), key=key, name=None, catalog=SILENT
+    )
     owner = RoutingOwner(ShardName("s0"), KEY.scope, KeySet((WHOLE,)), ())
     routing = RoutingMap(SHOP, Epoch(3), KeyType.BIGINT, (), (), (owner,))
     database = ObservedDatabase(SHOP, routing, None, (shard(WELL), left))
@@ -145,7 +147,7 @@ def test_a_shard_that_left_the_specs_keeps_its_data_and_no_database_from_being_r
     told = database_object(database, conditions_of(Facts(SHOP, of_database(database))))
     cells = dict(columns_for("databases", wide=False, with_namespace=False))
     assert (cells["READY"](told), cells["SHARDS"](told)) == ("True", "1 + 1 kept")
-    assert cells["INSTANCES"](told) == "2/2"
+    assert (cells["INSTANCES"](told), told["bytes"]) == ("2/2", 0)
     assert {one["state"] for one in told["shards"][1]["instances"]} == {"stopped"}
     # One that owns keys has to serve, whoever stopped it.
     theirs = dataclasses.replace(routing, owners=(dataclasses.replace(owner, scope=key.scope),))
