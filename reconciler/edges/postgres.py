@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from psycopg import errors as pg
+
 from reconciler.edges import postgres_guards, postgres_roles, postgres_schema
 from reconciler.edges.postgres_catalog import HashTests, read_catalog
 from reconciler.edges.postgres_measure import measure
@@ -22,6 +24,19 @@ from reconciler.model.desired import SchemaFile
 from reconciler.model.names import FencingToken
 from reconciler.model.observed import Catalog
 from reconciler.model.platform import Credential, Endpoint
+
+END_MS = 5_000
+"""How long a session that is ended may take for it."""
+_CHECK_FENCE = "SELECT shardwright.check_fence(%s)"
+# An applier begins by raising the token, so whoever holds the fence has the stored one or an older
+# one. Those who wait for it as we do hold only the table's lock.
+_END_SUPERSEDED = """
+SELECT pg_terminate_backend(l.pid, %s)
+  FROM pg_locks l JOIN pg_database d ON d.oid = l.database, shardwright.fencing f
+ WHERE d.datname = current_database() AND l.relation = 'shardwright.fencing'::regclass
+   AND l.granted AND l.mode <> 'AccessShareLock' AND l.pid <> pg_backend_pid() AND f.token < %s
+   AND NOT EXISTS (SELECT FROM pg_locks w WHERE w.pid = l.pid AND NOT w.granted)
+"""
 
 
 class PostgresSql:
@@ -38,10 +53,18 @@ class PostgresSql:
         return read_catalog(target, members, self._hash_tests)
 
     def fence(self, login: Login, primary: Endpoint, database: str, token: FencingToken) -> None:
-        """Refuse from now on every holder of a lower token. Raises FencedOff when this is lower."""
+        """Refuse from now on every holder of a lower token. Raises FencedOff when this is lower.
+
+        One that hangs in the middle of a step (a COPY waits for its client without a limit) would
+        hold the fence for as long: when it does not let go in time, its session is ended.
+        """
         target = self._target(login, primary, database)
         with session(target, superuser_options(self._timeouts)) as connection:
-            connection.execute("SELECT shardwright.check_fence(%s)", [token])
+            try:
+                connection.execute(_CHECK_FENCE, [token])
+            except pg.LockNotAvailable:
+                connection.execute(_END_SUPERSEDED, [END_MS, token])
+                connection.execute(_CHECK_FENCE, [token])
 
     def set_up(
         self,

@@ -140,6 +140,12 @@ class Target:
 
 
 _READ_ONLY = {"default_transaction_read_only": "on"}
+_NOTICED = {
+    # Else a server waits for two hours for what a host that is gone was about to send.
+    "tcp_keepalives_idle": "30",
+    "tcp_keepalives_interval": "10",
+    "tcp_keepalives_count": "3",
+}
 
 
 def superuser_options(timeouts: PostgresTimeouts, *, read_only: bool = False) -> dict[str, str]:
@@ -155,7 +161,7 @@ def superuser_options(timeouts: PostgresTimeouts, *, read_only: bool = False) ->
         "session_replication_role": "origin",
         "default_transaction_isolation": "read\\ committed",
     }
-    return options | (_READ_ONLY if read_only else {})
+    return options | _NOTICED | (_READ_ONLY if read_only else {})
 
 
 def owner_options(timeouts: PostgresTimeouts) -> dict[str, str]:
@@ -166,7 +172,7 @@ def owner_options(timeouts: PostgresTimeouts) -> dict[str, str]:
         "idle_in_transaction_session_timeout": str(timeouts.idle_in_transaction_ms),
         "synchronous_commit": "on",
         "default_transaction_isolation": "read\\ committed",
-    }
+    } | _NOTICED
 
 
 @contextmanager

@@ -212,7 +212,6 @@ def _made_slot(ends: Ends, slot: str) -> Iterator[tuple[str, str, str]]:
     options = superuser_options(ends.source.timeouts) | {
         "lock_timeout": str(ends.limits.slot_wait_ms),
         "idle_in_transaction_session_timeout": "0",
-        "tcp_keepalives_idle": "30",
     }
     with session(ends.source, options, replication=True) as keeper:
         with open_session(ends.source) as connection:

@@ -5,24 +5,31 @@ from __future__ import annotations
 import logging
 import os
 import signal
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import psycopg
 import pytest
 from psycopg import errors as pg
 
 from reconciler import wiring
+from reconciler.edges.postgres import PostgresSql
 from reconciler.edges.postgres_session import (
     CertificateRefused,
+    LockNotObtained,
     LoginRefused,
     PostgresTimeouts,
     PostgresUnreachable,
     Target,
+    owner_options,
     session,
     superuser_options,
 )
 from reconciler.model.access import FencedOff
+from reconciler.model.names import FencingToken
 from reconciler.model.platform import Credential
 from tests.edges.servers import SUPERUSER_PASSWORD, PostgresServer, free_port, make_certificates
 from tests.edges.shard import TestShard, schema_file
@@ -263,6 +270,50 @@ def test_a_server_that_is_down_is_a_transient_error(shard: TestShard) -> None:
         shard.at(free_port()).catalog()
     assert caught.value.transient
     assert SUPERUSER_PASSWORD not in str(caught.value)
+
+
+def _supersede_one_that_copies(shard: TestShard) -> None:
+    later = PostgresSql(PostgresTimeouts(lock_ms=200))
+    fence = partial(later.fence, shard.login, shard.primary, shard.database)
+    with shard.connect() as hung:
+        hung.execute("SELECT shardwright.check_fence(200)")
+        _copy_and_hang(hung, fence)
+
+
+def _copy_and_hang(hung: psycopg.Connection[Any], fence: Callable[[FencingToken], None]) -> None:
+    with hung.transaction():
+        hung.execute("SELECT shardwright.check_fence(200)")
+        with hung.cursor().copy("COPY public.t FROM STDIN") as copy:
+            copy.write_row([1])
+            with pytest.raises(LockNotObtained):
+                fence(FencingToken(200))  # as new as it: its own other thread
+            fence(FencingToken(201))
+
+
+def test_a_superseded_applier_that_hangs_in_a_copy_keeps_nobody_out(shard: TestShard) -> None:
+    """Its backend waits for rows, which no timeout of PostgreSQL ends."""
+    shard.apply(schema_file("CREATE TABLE t (id bigint)"))
+    with pytest.raises(psycopg.Error):
+        _supersede_one_that_copies(shard)
+
+    with pytest.raises(FencedOff):
+        shard.apply(schema_file("SELECT 1", "002.sql"), token=200)
+    assert shard.rows("SELECT id FROM public.t") == []
+
+
+def test_a_server_finds_out_within_a_minute_that_our_host_is_gone(shard: TestShard) -> None:
+    target = Target(
+        shard.primary, shard.database, shard.login.superuser, shard.login.tls,
+        PostgresTimeouts(), "shard shop-s0",
+    )  # fmt: skip
+    for options in (superuser_options(target.timeouts), owner_options(target.timeouts)):
+        with session(target, options) as connection:
+            names = ("idle", "interval", "count")
+            idle, interval, count = (
+                int(connection.execute(f"SHOW tcp_keepalives_{name}").fetchall()[0][0])
+                for name in names
+            )
+        assert 0 < idle + interval * count <= 60
 
 
 def test_a_server_of_another_authority_is_refused(
