@@ -141,11 +141,7 @@ class Dispatcher:
         pinned = self.pinned
         if pinned is not None:
             if scope != pinned.scope:
-                raise Refusal(
-                    "0A000",
-                    f"this transaction is of shard {pinned.scope[0]}, the statement of {scope[0]}",
-                    "a transaction is of one shard; end it first",
-                )
+                raise routing.of_another_shard(pinned.scope[0], pinned.epoch, scope[0])
             exchange.retry = False
             self._start(pinned, exchange, pinned.epoch)
             return

@@ -94,6 +94,18 @@ class CompiledMap:
         self._known[key] = self._ranges[at][2]
         return self._ranges[at][2]
 
+    def of_another_shard(self, began: str, then: int, wanted: str) -> Refusal:
+        """Return why a statement cannot be of a transaction that began at a shard by a map.
+
+        By this very map it is the client's mistake; by an earlier one it may be run again, as after
+        the guard's own refusal: nothing of it is committed.
+        """
+        problem = f"this transaction is of shard {began}, the statement of {wanted}"
+        if self.epoch == then:
+            return Refusal("0A000", problem, "a transaction is of one shard; end it first")
+        moved = f"{problem}: keys have moved since it began (epoch {then}, now {self.epoch})"
+        return Refusal("PS001", moved, "roll back and run the transaction again")
+
     def owner_of(self, value: bytes, *, binary: bool) -> int:
         """Return the owner of a key as it came in a Bind or a hint. Raises Refusal."""
         known = self._owners[binary].get(value)

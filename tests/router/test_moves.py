@@ -130,6 +130,29 @@ def test_a_transaction_that_meets_the_fence_later_is_told_at_once(
     assert scene.owned_rows() == []
 
 
+def test_a_transaction_whose_keys_move_before_its_first_write_is_told_to_run_again(
+    router: RunningRouter, scene: Scene
+) -> None:
+    """Not that it was wrong: it named one shard's keys all the time."""
+    key = moved_key()
+
+    def read_then_write(client: psycopg.Connection[Any]) -> None:
+        with client.transaction():
+            client.execute("SELECT id FROM entry WHERE k = %s", [key])
+            scene.cut()
+            wait_for(lambda: router.process.routes.get().epoch == 2, "the new map")
+            client.execute(INSERT, [key, "late"])
+
+    with router.connect() as client:
+        with pytest.raises(psycopg.Error) as refused:
+            read_then_write(client)
+        assert refused.value.sqlstate == "PS001"
+        with client.transaction():
+            client.execute(INSERT, [key, "again"])
+    assert scene.rows(0) == []
+    assert [ident for _, ident in scene.rows(1)] == ["again"]
+
+
 def test_several_statements_in_one_query_are_not_sent_twice(
     router: RunningRouter, scene: Scene
 ) -> None:
