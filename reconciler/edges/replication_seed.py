@@ -43,7 +43,7 @@ from reconciler.edges.replication_ends import (
     timeline,
 )
 from reconciler.edges.replication_guards import GuardChange, change_guards, read_guards
-from reconciler.edges.replication_streams import make_slot
+from reconciler.edges.replication_streams import is_unread, make_slot
 from reconciler.edges.replication_tables import sharded_tables
 from reconciler.edges.replication_throttle import Throttle
 from reconciler.model.errors import ReconcilerError
@@ -179,7 +179,7 @@ def seed_rows(
     if is_whole(ends):
         return
     slot = noted_slot(ends, _SEEDED)
-    if slot:
+    if slot and is_unread(ends, slot):
         _leave_only_keys(ends, slot, stopping)
     else:
         _clone(ends, clones, tell, stopping)

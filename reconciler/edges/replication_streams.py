@@ -309,6 +309,19 @@ def slot_is_whole(connection: psycopg.Connection, slot: str) -> bool:
     return one_text(connection, query, slot) not in ("", "lost")
 
 
+def is_unread(ends: Ends, slot: str) -> bool:
+    """Tell whether nobody took from a slot what came after the copy that is noted at the target.
+
+    A target that failed over may lack what it had confirmed, and that never comes again.
+    """
+    with open_session(ends.target) as connection:
+        query = "SELECT lsn FROM shardwright.moved WHERE move_id = %s"
+        lsn = one_text(connection, query, ends.move.id)
+    with open_session(ends.source) as connection:
+        query = "SELECT confirmed_flush_lsn <= %s::pg_lsn FROM pg_replication_slots"
+        return one_text(connection, f"{query} WHERE slot_name = %s", lsn or None, slot) == "True"
+
+
 def drop_matching(publisher: Server, pattern: str, token: FencingToken) -> None:
     """Drop the slots whose names match a pattern, and end who follows them. Raises NotReady."""
     with open_session(publisher) as connection:

@@ -9,11 +9,13 @@ import pytest
 
 from reconciler.edges.replication_copy import refuse_after_failover
 from reconciler.edges.replication_ends import NotReady
+from reconciler.edges.replication_streams import is_unread
 from reconciler.model.platform import TlsFiles
 from reconciler.workflow import reshard_acts as acts
 from tests.edges.replication_world import MoveWorld, Pair, load_accounts, make_world, running_pair
 from tests.edges.servers import postgres_binaries
 from tests.edges.shard import TOKEN
+from tests.local_home import wait_for
 
 SCHEMA = """
 CREATE TABLE accounts (id bigint PRIMARY KEY, note text);
@@ -65,6 +67,29 @@ def test_what_takes_longest_to_build_is_not_begun_last(pair: Pair) -> None:
     assert [name for (name,) in noted] == [
         "entries_whole", "entries_pkey", "entries_kind", "accounts_pkey", "accounts_note",
     ]  # fmt: skip
+
+
+def test_a_physical_copy_without_a_marker_is_gone_on_with_until_its_slot_was_read(
+    pair: Pair,
+) -> None:
+    """A standby of the target that was promoted may lack the marker, and rows since confirmed."""
+    world = make_world(pair)
+    load_accounts(world, 10)
+    world.go(until=lambda act: isinstance(act, acts.Subscribe))
+    with world.target.connect() as connection:
+        connection.execute("UPDATE shardwright.moved SET seeded = slot, slot = ''")
+    (slot,) = world.target.rows("SELECT seeded FROM shardwright.moved")[0]
+    ends = world.mover._ends(world.move, *world.seats, TOKEN)
+    assert is_unread(ends, slot)
+
+    with world.target.connect() as connection:
+        connection.execute("UPDATE shardwright.moved SET slot = seeded")
+    world.mover.subscribe(world.move, *world.seats, TOKEN)
+    with world.source.connect() as connection:
+        connection.execute("UPDATE accounts SET balance = balance + 1")
+    wait_for(lambda: not is_unread(ends, slot), "what came since is confirmed")
+
+    assert not is_unread(ends, "no_such_slot")
 
 
 def test_a_physical_copy_that_proved_unequal_is_not_taken_for_whole_again(pair: Pair) -> None:

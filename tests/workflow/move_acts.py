@@ -11,7 +11,7 @@ from reconciler.workflow import reshard_acts as acts
 from reconciler.workflow import reshard_records
 from tests.workflow.move_cuts import accept, cut, roll_back_cut, take_over
 from tests.workflow.move_hand import FencedOff, Hand
-from tests.workflow.move_shard import Slot
+from tests.workflow.move_shard import Clone, Slot
 from tests.workflow.move_world import Broken, World
 
 
@@ -38,8 +38,8 @@ def performed(  # noqa: C901 - a dispatch table
             hand.commit(hand.source, "publish", "fwd", True)
         case acts.Copy():
             move = hand.world.move
-            native = move is not None and move.copy is CopyDriver.NATIVE
-            yield from sync(hand) if native else copy(hand)
+            driver = move.copy if move is not None else CopyDriver.OWN
+            yield from DRIVERS[driver](hand)
         case acts.BuildIndexes():
             hand.commit(hand.target, "note", "indexed", True)
         case acts.Subscribe():
@@ -172,6 +172,72 @@ def sync(hand: Hand) -> Iterator[None]:
         hand.commit(target, "note", "copied", (slot, target.timeline))
 
 
+def seed(hand: Hand) -> Iterator[None]:
+    """Make the target a copy of the source by bytes: a slot, a copy from later on, the swap."""
+    world, source, target = hand.world, hand.source, hand.target
+    if is_whole(world):
+        return
+    slot, until = target.state.notes.get("seeded") or ("", 0)
+    if slot not in source.slots or not is_unread(source.slots[slot], until):
+        yield from clone(hand)
+        return
+    yield from take_over(hand, target)
+    if any(target.state.accepts.values()):
+        raise Broken("rows of a target are deleted that accepts keys")
+    hand.commit(target, "note", "copied", (slot, target.timeline))
+
+
+def is_unread(slot: Slot, until: int) -> bool:
+    """Whether nobody took what came after the copy: a target that failed over may have lost it."""
+    return slot.confirmed <= until
+
+
+def clone(hand: Hand) -> Iterator[None]:
+    world, source, target = hand.world, hand.source, hand.target
+    for note in ("copied", "seeded"):
+        hand.commit(target, "note", note, None)
+    yield
+    for name in [n for n in source.slots if n.startswith("fwd")]:
+        hand.drop_slot(source, name)
+        yield
+    if "fwd" in target.state.follows:
+        hand.commit(target, "unfollow", "fwd")
+        yield
+    world.ids += 1
+    slot = f"fwd{world.ids}"
+    hand.fence(source)
+    source.slots[slot] = Slot(len(source.wal))
+    yield
+    hand.hold_home()
+    world.clone = Clone(slot, hand.token)  # and any other is discarded
+    yield
+    until = len(source.wal)
+    then = source.as_of(until)
+    yield
+    if then.token > hand.token:
+        raise FencedOff  # the copy has its source's fence
+    yield
+    put_in_place(
+        hand, Clone(slot, hand.token, until, tuple(then.rows), frozenset(then.held), hand.token)
+    )
+
+
+def put_in_place(hand: Hand, copy: Clone) -> None:
+    """Under the home's lock, which asks for the token; only the copy that is still there."""
+    world = hand.world
+    hand.hold_home()
+    if world.clone is None or (world.clone.slot, world.clone.maker) != (copy.slot, copy.maker):
+        raise FencedOff
+    if any(hand.target.state.accepts.values()):
+        raise Broken("a target that accepts keys is made anew")
+    hand.target.become(copy)
+    world.told[Side.TARGET].clear()
+    world.clone = None
+
+
+DRIVERS = {CopyDriver.OWN: copy, CopyDriver.NATIVE: sync, CopyDriver.PHYSICAL: seed}
+
+
 def subscribe(hand: Hand) -> None:
     marker = hand.target.state.notes.get("copied")
     if marker and marker[0] in hand.source.slots and "fwd" not in hand.target.state.follows:
@@ -242,6 +308,8 @@ def reverse(hand: Hand) -> Iterator[None]:
 
 
 def clean(hand: Hand) -> Iterator[None]:
+    hand.hold_home()
+    hand.world.clone = None
     for shard in (hand.source, hand.target):
         for name in list(shard.slots):
             hand.drop_slot(shard, name)
@@ -253,7 +321,7 @@ def clean(hand: Hand) -> Iterator[None]:
         for name in sorted(shard.state.published):
             hand.commit(shard, "publish", name, False)
             yield
-    for note in ("copied", "begun", "verified", "verified_back", "cut"):
+    for note in ("copied", "seeded", "begun", "verified", "verified_back", "cut"):
         hand.commit(hand.target, "note", note, None)
         yield
     for shard in (hand.source, hand.target):

@@ -185,14 +185,14 @@ class Engine:
         for shard in (owner, other):
             state = shard.state
             things = (shard.slots, state.published, state.follows, shard.marks, state.held)
-            if any(things):
-                raise Broken(f"left behind: {things}")
+            if any(things) or world.clone is not None:
+                raise Broken(f"left behind: {things}, {world.clone}")
 
 
 def walk(seed: int, *, steps: int = 250) -> Engine:
     """Let chance choose what happens next, then settle. The same seed is the same walk."""
     dice = random.Random(seed)  # noqa: S311 - no secret
-    copy = CopyDriver.NATIVE if seed % 4 == 3 else CopyDriver.OWN
+    copy = (CopyDriver.OWN, CopyDriver.PHYSICAL, CopyDriver.OWN, CopyDriver.NATIVE)[seed % 4]
     asynchronous = dice.random() < 0.3
     engine = Engine(tells_owners=dice.random() < 0.5, copy=copy, asynchronous=asynchronous)
     engine.world.matviews = seed % 2 == 1

@@ -35,6 +35,11 @@ class Hand:
         if shard.state.token < self.token:
             shard.commit("token", self.token)
 
+    def hold_home(self) -> None:
+        """Take the platform's lock, which is refused to whoever was superseded."""
+        if self.token < self.world.lease:
+            raise FencedOff
+
     def commit(self, shard: Shard, *change: Any, sync: bool = True) -> None:
         self.fence(shard)
         shard.commit(*change, sync=sync)

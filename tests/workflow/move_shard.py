@@ -38,7 +38,21 @@ class Slot:
     rows: tuple[Row, ...] = ()
 
 
+@dataclass(frozen=True)
+class Clone:
+    """A physical copy of a shard as of ``until``, beside the data that it is to replace."""
+
+    slot: str
+    maker: int
+    until: int = 0
+    rows: tuple[Row, ...] = ()
+    held: frozenset[str] = frozenset()
+    token: int = 0
+
+
 class Shard:
+    origins = True
+
     def __init__(self, accepts: bool, *, asynchronous: bool = False) -> None:
         self.born_accepting, self.asynchronous = accepts, asynchronous
         self.wal: list[tuple[Any, ...]] = []
@@ -63,6 +77,20 @@ class Shard:
         self._fold(self.wal[-1])
         if sync and not self.asynchronous:
             self.flushed = len(self.wal)
+
+    def become(self, clone: Clone) -> None:
+        """Begin anew as a copy that was promoted; the standbys copy it before they are any."""
+        self.wal, self.slots, self.state = [], {}, self._born()
+        self.timeline += 1
+        self.commit("clone", clone)
+        self.flushed = len(self.wal)
+
+    def as_of(self, until: int) -> State:
+        """Return what it knew at an earlier position."""
+        then = Shard(self.born_accepting)
+        for change in self.wal[:until]:
+            then._fold(change)
+        return then.state
 
     def replicate(self, changes: int) -> None:
         """Let the standby flush some more."""
@@ -99,6 +127,19 @@ class Shard:
                 (state.published.add if there else state.published.discard)(name)
             case "follow", str(name), str(slot):
                 state.follows[name] = slot
+                seeded, until = state.notes.get("seeded") or ("", 0)
+                if (
+                    slot == seeded and self.origins
+                ):  # the subscription's origin: the slot begins before the copy
+                    state.applied[name] = until
+            case "clone", Clone() as clone:
+                state.accepts = dict.fromkeys(TABLES, False)
+                state.rows, state.held, state.token = (
+                    Counter(clone.rows),
+                    set(clone.held),
+                    clone.token,
+                )
+                state.notes = {"prepared": True, "seeded": (clone.slot, clone.until)}
             case "unfollow", str(name):
                 state.synced = 0
                 state.follows.pop(name, None)

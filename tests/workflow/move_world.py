@@ -25,7 +25,7 @@ from reconciler.model.names import (
     ShardName,
 )
 from reconciler.model.unseen import Unseen
-from tests.workflow.move_shard import TABLES, Row, Shard, Slot
+from tests.workflow.move_shard import TABLES, Clone, Row, Shard, Slot
 
 NAMESPACE = Namespace("default")
 SCOPES = {Side.SOURCE: Scope("shop-s0"), Side.TARGET: Scope("shop-s1")}
@@ -82,6 +82,7 @@ class World:
         self.held: tuple[Counter[Row], Counter[Row]] | None = None
         self.ids = 0
         self.lease = 1
+        self.clone: Clone | None = None
         self.skipped: set[Row] = set()
         self.told: dict[Side, list[tuple[int, str, Row]]] = {side: [] for side in Side}
 
@@ -138,8 +139,6 @@ class World:
 
     def touch(self) -> None:
         """Update every row, as clients do that know the latest map that led them to a side."""
-        if self.source.asynchronous:
-            return  # a failover may lose the refusal, until the next look
         for epoch, side in {side: (epoch, side) for epoch, side in self.maps}.values():
             state = self.sides[side].state
             gone = self.acknowledged - set(state.rows) - self.skipped
@@ -279,7 +278,7 @@ class World:
             map_owners=(SCOPES[self.map[1]],) if self.tells_owners else (),
             obstacles=("a long transaction",) if self.obstacle else (),
             left=(
-                *(mark for mark in self.target.marks if mark not in ("copied", "begun")),
+                *(mark for mark in self.target.marks if mark not in ("copied", "begun", "seeded")),
                 *(("triggers",) if source.held or target.held else ()),
             ),
         )
