@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 import psycopg
 from psycopg import errors as pg
 from psycopg import sql
+from psycopg.pq import TransactionStatus
 
 from reconciler.edges.postgres_session import Target as Server
 from reconciler.edges.replication_ends import (
@@ -205,7 +206,7 @@ def _close(
         _fence(run, fences, beat)
         _drain(run, beat)
         with ThreadPoolExecutor(1) as aside:  # at the other server, so its commit costs no time
-            refused = aside.submit(set_epoch, run.here, run.way.epoch, run.ends.token)
+            refused = aside.submit(_refuse_stale, run)
             _seal(run)
             if witness is not None:
                 witness.take()
@@ -266,6 +267,15 @@ def _drain(run: _Run, beat: int) -> None:
         _await(run, late, "the fence")
 
 
+def _refuse_stale(run: _Run) -> None:
+    """Refuse clients of an older map at the loser, also when its standby leads: nobody may look."""
+    set_epoch(run.here, run.way.epoch, run.ends.token)
+    if not run.way.loser_standbys:
+        return
+    with following(run.here, run.here_aside, run.way.loser_standbys) as late:
+        _await(run, late, "the epoch")
+
+
 def _await(run: _Run, late: Callable[[], str], what: str) -> None:
     while who := late():
         if time.monotonic() > run.until:
@@ -293,9 +303,10 @@ def _seal(run: _Run) -> None:
 def _open_first(run: _Run, openings: list[tuple[GuardChange, sql.Composed]]) -> None:
     """Open one table, the commit point; all in one transaction where no writer can be in between.
 
-    Only a lock that was not free, or a statement that was too long, is a reason to back out: any
-    other failure leaves it open whether the table is open, and only a look can tell. Its commit
-    waits for no standby: should a promotion lose it, the next look finds all closed and no write.
+    A lock that was not free, or a statement that was too long, is a reason to back out; what else
+    the server refused did not happen either. A lost session leaves it open whether the table is
+    open, and only a look can tell. Its commit waits for no standby: should a promotion lose it, the
+    next look finds all closed and no write.
     """
     first = openings if run.way.alone else openings[:1]
     body = sql.SQL("; ").join([body for _, body in first])
@@ -306,6 +317,11 @@ def _open_first(run: _Run, openings: list[tuple[GuardChange, sql.Composed]]) -> 
     except (*_LOCKED, pg.QueryCanceled):
         who = blockers(run.there, tables[0].name)
         raise _BackOut(f"{tables[0].name} could not be opened in time: {who}") from None
+    except psycopg.Error:
+        if not run.there.broken and run.there.info.transaction_status == TransactionStatus.IDLE:
+            with suppress(psycopg.Error, ReconcilerError):
+                _give_back(run)
+        raise
 
 
 def _open_others(run: _Run, openings: list[tuple[GuardChange, sql.Composed]]) -> None:

@@ -16,6 +16,7 @@ import psycopg
 import pytest
 
 from reconciler.edges import replication_cut
+from reconciler.edges.postgres_session import StatementRefused
 from reconciler.edges.replication_ends import NotReady, open_session
 from reconciler.edges.replication_seal import advance_slot
 from reconciler.edges.replication_streams import drop_slots
@@ -141,7 +142,12 @@ def test_a_member_that_is_away_holds_the_cut_while_it_may_be_promoted(
 
 
 @pytest.mark.parametrize(
-    ("side", "step", "what"), [("source", "_fence", "the fence"), ("target", "_seal", "the rows")]
+    ("side", "step", "what"),
+    [
+        ("source", "_fence", "the fence"),
+        ("source", "_refuse_stale", "the epoch"),
+        ("target", "_seal", "the rows"),
+    ],
 )
 @pytest.mark.parametrize("waited_for", [True, False])
 def test_a_standby_that_stops_within_the_cut_makes_it_back_out(
@@ -198,6 +204,22 @@ def test_a_seal_that_cannot_go_on_makes_the_cut_back_out(world: MoveWorld) -> No
 
     assert result.reason == "a statement took longer than writers may wait"
     assert (world.view().fenced, world.view().opened) == ((), ())
+
+
+def test_an_opening_that_is_refused_gives_the_keys_back(
+    world: MoveWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The apply ends with that, so nobody else would for as long as nobody applies."""
+    keys, tables = world.move.target_keys, [(t.name, t.key) for t in world.move.tables]
+    other = lambda: world.target.guard(keys, *tables, epoch=3)  # noqa: E731
+    before(monkeypatch, "_open_first", other)
+
+    with pytest.raises(StatementRefused, match="was changed meanwhile"):
+        world.mover.cut(world.move, *world.seats, TOKEN, world.move.epoch)
+
+    seen = world.view()
+    assert (seen.fenced, seen.opened) == ((), ())
+    assert seen.source_refuses_below <= seen.map_epoch
 
 
 # Superseded appliers -----------------------------------------------------------------------------

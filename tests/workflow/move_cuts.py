@@ -48,7 +48,10 @@ def cut(hand: Hand) -> Iterator[None]:
         advance(hand, target)
         yield
         ready = yield from on_standbys(target, len(target.wal))
+    known = source.state.refuses_below
+    ready = ready and (yield from refuse_stale(hand, Side.SOURCE, MOVE.epoch))
     if not ready:
+        hand.commit(source, "refuse", known)
         for table in TABLES:
             hand.commit(source, "guard", table, True)
             yield
@@ -56,7 +59,6 @@ def cut(hand: Hand) -> Iterator[None]:
         return
     if hand.token == world.lease:
         world.held = (Counter(source.state.rows), Counter(target.state.rows))
-    yield from refuse_stale(hand, Side.SOURCE, MOVE.epoch)
     for table in TABLES:
         hand.commit(target, "guard", table, True)
         yield
@@ -121,23 +123,28 @@ def roll_back_cut(hand: Hand) -> Iterator[None]:
     if not any(source.state.accepts.values()):
         ready = yield from close(hand, target, "rev")
         ready = ready and (yield from on_standbys(source, len(source.wal)))
+        known = target.state.refuses_below
+        ready = ready and (yield from refuse_stale(hand, Side.TARGET, Epoch(MOVE.epoch + 1)))
         if not ready:
+            hand.commit(target, "refuse", known)
             yield from accept(hand, Side.TARGET)
             note_cut(hand, opened=False)
             return
         yield
     elif any(target.state.accepts.values()):
         return
-    yield from refuse_stale(hand, Side.TARGET, Epoch(MOVE.epoch + 1))
     for table in TABLES:
         hand.commit(source, "guard", table, True)
         yield
 
 
-def refuse_stale(hand: Hand, side: Side, planned: Epoch) -> Iterator[None]:
-    world = hand.world
-    hand.commit(world.sides[side], "refuse", Epoch(max(planned, world.map[0] + 1)))
+def refuse_stale(hand: Hand, side: Side, planned: Epoch) -> Generator[None, None, bool]:
+    """Refuse older clients, on the loser's standbys too; True when that came in time."""
+    world, loser = hand.world, hand.world.sides[side]
+    epoch = Epoch(max(planned, world.map[0] + 1))
+    hand.commit(loser, "refuse", epoch, sync=False)
     yield
+    return (yield from on_standbys(loser, len(loser.wal)))
 
 
 def note_cut(hand: Hand, *, opened: bool) -> None:

@@ -21,7 +21,7 @@ from reconciler.model.desired import CopyDriver
 from reconciler.model.moves import NO_EPOCH, Move, MoveView, Side, Wish
 from reconciler.workflow import reshard, reshard_compare, reshard_facts, reshard_refusals
 from reconciler.workflow.phase import Wait
-from tests.workflow import move_cuts
+from tests.workflow import move_acts, move_cuts
 from tests.workflow.move_engine import STREAMS, Engine, walk
 from tests.workflow.move_hand import Hand
 from tests.workflow.move_shard import TABLES, Shard
@@ -165,6 +165,32 @@ def test_the_walks_meet_every_act_and_every_kind_of_wait() -> None:
         assert any(f"waits: {words}" in w or words in w for w in said), words
 
 
+def test_a_loser_that_fails_over_after_the_cut_still_refuses_stale_clients() -> None:
+    """Nobody has to look for that: the next apply may be hours away."""
+    for seed in range(20):
+        engine = walk_to_the_cut(seed)
+        engine.crash()
+        engine.fail_over(Side.SOURCE, 0.0)
+        engine.world.write(Side.TARGET, TABLES[0])
+        engine.check()
+
+
+def walk_to_the_cut(seed: int) -> Engine:
+    """Return one whose cut has just been published; no standby has more than it was waited for."""
+    engine = Engine(asynchronous=True)
+    for _ in range(seed % 4):
+        engine.world.write(Side.SOURCE, TABLES[0])
+    for _ in range(1000):
+        if engine.world.map[1] is Side.TARGET:
+            return engine
+        engine.go_on()
+        engine.world.deliver("fwd", 6)
+        engine.world.confirm("fwd")
+        for shard in engine.world.sides.values() if "Cut" not in engine.said else ():
+            shard.replicate(len(shard.wal))
+    raise AssertionError(engine.said[-3:])
+
+
 # Each guard taken away ---------------------------------------------------------------------------
 
 Patch = tuple[object, str, Any]
@@ -228,8 +254,9 @@ def advance_unfenced(hand: Hand, target: Shard) -> None:
         target.slots["rev"].confirmed = len(target.wal)
 
 
-def no_refusal(*_: object) -> Iterator[None]:
+def no_refusal(*_: object) -> Generator[None, None, bool]:
     yield
+    return True
 
 
 def only_fences_are_taken_away(
@@ -292,6 +319,12 @@ MUTANTS: dict[str, Patch] = {
         move_cuts,
         "on_standbys",
         only_the_losers_standby,
+    ),
+    "a copy by bytes is followed from its slot's beginning": (Shard, "origins", False),
+    "a copy by bytes is followed from where it was read": (
+        move_acts,
+        "is_unread",
+        lambda slot, until: True,
     ),
     "the cut is not compared": without("SOAK", reshard_compare.compare_cut),
     "a cut does not drain": (move_cuts, "drain", no_drain),
