@@ -115,12 +115,11 @@ FIGURES: tuple[Figure, ...] = (
     ),
     *(
         Figure("router", f"router by {way}, {clients} clients", "ms",
-               rf"^router, by {way}, {mode}" + cells + r"\s+([\d.]+) ms", None,
-               "PgBouncer", rf"^pgbouncer, {mode}" + cells + r"\s+([\d.]+) ms")
-        for way, mode in (("hint", "simple"), ("parameter", "prepared"))
-        for clients, cells in (
-            (n, r"(?:\s+[\d.]+ ms\s+\d+/s)" + f"{{{at}}}") for at, n in enumerate((1, 10, 100, 500))
-        )
+               rf"^ *{clients} clients  router, by {way}, {mode}\s+([\d.]+) ms", None,
+               "PgBouncer", rf"^ *{clients} clients  pgbouncer{few}, {mode}\s+([\d.]+) ms")
+        for way, few, mode in (("hint", "", "simple"), ("parameter", "", "prepared"),
+                               ("parameter, few keys", ", few keys", "prepared"))
+        for clients in (1, 10, 100, 500)
     ),
     *(
         Figure("reaction", what, "ms", rf"^{what}: median (\d+)", most, "git ls-remote",
