@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import pytest
 
+from reconciler.router import literals
 from reconciler.router.keyed import Constant
 from reconciler.router.literals import Shapes
 from reconciler.router.statements import Reading
@@ -11,9 +14,10 @@ from tests.router.test_keyed import CONFINED, LOOSE, READER
 
 CONSTANTS = [
     "0", "7", "42", "007", "-5", "- 5", "+5", "999999999", "2147483647", "2147483648",
-    "00000000001", "12345678901", "9223372036854775807", "1.5", ".5", "5.", "1e5", "1e", "0x1F",
+    "00000000001", "12345678901", "9223372036854775807",
+    "12345678901234567890", "123456789012345678901", "1.5", ".5", "5.", "1e5", "1e", "0x1F",
     "1_000", "$1",
-    "''", "'42'", "'a''b'", "'a 7 b'", "'--'", "'/*'", "'\"'", "E'4\\'2'", "e'42'", "B'1'",
+    "'", "''", "'42'", "'a''b'", "'a 7 b'", "'--'", "'/*'", "'\"'", "E'4\\'2'", "e'42'", "B'1'",
     "U&'42'", "'4\\2'", "'42", "4'2'", "'1' '2'", "'1'\n'2'", "'42'::bigint", "bigint '42'",
     "NULL", "true",
     "(42)", "/* 3 */ 4", "4 -- 5\n", "$$7$$", "$a$7$a$", '"7"', "x7", "7x", "é7", "\x01", "~0~",
@@ -39,6 +43,7 @@ SKELETONS = [
 ]
 
 
+@cache
 def parsed(text: str) -> str | None:
     reading: Reading = READER.read_once(text)
     return reading.term.text if isinstance(reading.term, Constant) else None
@@ -58,6 +63,20 @@ def test_a_key_found_by_its_shape_is_the_parsers(skeleton: str, place: int, orde
         assert key is None or key.decode() == parsed(text), text
         found += key is not None
     assert found or parsed(skeleton.format(*"1234")) is None
+
+
+@pytest.mark.parametrize("skeleton", SKELETONS)
+@pytest.mark.parametrize("first", CONSTANTS)
+def test_a_key_found_by_what_surrounds_it_is_the_parsers(skeleton: str, first: str) -> None:
+    shapes = Shapes(READER.read_once)
+    for place in range(4):
+        for constant in CONSTANTS:
+            constants = ["1"] * 4
+            constants[place] = first
+            shapes.key_of(skeleton.format(*constants).encode())
+            constants[place] = constant
+            key = shapes.key_of(skeleton.format(*constants).encode())
+            assert key is None or key.decode() == parsed(skeleton.format(*constants)), constants
 
 
 @pytest.mark.parametrize("text", [text for text, _ in CONFINED] + LOOSE)
@@ -94,3 +113,18 @@ def test_a_shape_is_parsed_once() -> None:
         text = f"SELECT name FROM customers WHERE id = {key}".encode()
         assert shapes.key_of(text) == b"%d" % key
     assert len(read) == 1
+
+
+def test_a_text_that_differs_in_its_key_alone_is_not_cut_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    text, shapes = (
+        "SELECT name FROM customers WHERE id = {} AND note = 'x'",
+        Shapes(READER.read_once),
+    )
+    for first, second in (("42", "7"), ("'42'", "'a 7'")):
+        shapes.key_of(text.format(first).encode())
+        with monkeypatch.context() as patch:
+            patch.setattr(literals, "_TOKEN", None)
+            assert shapes.key_of(text.format(second).encode()) == second.strip("'").encode()
+    assert shapes.key_of(text.format("'4\\2'").encode()) is None
