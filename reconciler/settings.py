@@ -225,7 +225,8 @@ def read_config(file: Path) -> ReconcilerConfig:
         raise ConfigUnreadable(
             str(file),
             "holds no ReconcilerConfig",
-            remedy="see specs.md, or leave --config out",
+            remedy="let it be YAML with apiVersion: shardwright.dev/v1alpha1 and "
+            "kind: ReconcilerConfig, or leave --config out",
             where=Position(str(file)),
         )
     if config.spec.etcd is not UNSET:  # the one platform that there is

@@ -42,11 +42,23 @@ def tell_usage(mistake: click.UsageError, session: Session) -> int:
     """Write a mistake in the call, with a hint where to read on."""
     where = mistake.ctx.command_path if mistake.ctx else "shardwright"
     message = mistake.format_message()
+    remedy = _for_all(mistake, where) or f"{where} --help"
     if session.wants_json:
-        _write_json([_record(USAGE, where, message, f"{where} --help")])
+        _write_json([_record(USAGE, where, message, remedy)])
     else:
-        tell_line(f"{USAGE}  {where}: {message}\n      try: {where} --help")
+        tell_line(f"{USAGE}  {where}: {message}\n      try: {remedy}")
     return session.error_exit
+
+
+def _for_all(mistake: click.UsageError, where: str) -> str:
+    """Say where an option stands that is of all commands, empty for any other mistake."""
+    if not isinstance(mistake, click.NoSuchOption) or mistake.ctx is None:
+        return ""
+    option, root = mistake.option_name, mistake.ctx.find_root()
+    if not any(option in one.opts for one in root.command.params):
+        return ""
+    program, _, command = where.partition(" ")
+    return f"{program} {option} ... {command}: it stands before the command"
 
 
 def _each(error: ReconcilerError) -> tuple[ReconcilerError, ...]:

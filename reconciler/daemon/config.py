@@ -10,6 +10,7 @@ from msgspec import UNSET, UnsetType
 
 from reconciler.engine.saved import SourceRequest
 from reconciler.model.errors import Position, ReconcilerError
+from reconciler.model.git import without_login
 from reconciler.settings import read_config, source_of
 from reconciler.spec.manifest_other import ReconcilerConfig
 from reconciler.spec.manifest_other import Source as WrittenSource
@@ -154,7 +155,7 @@ def _seconds(text: str | UnsetType, default: float) -> float:
 def from_request(request: SourceRequest, interval_s: float) -> DaemonConfig:
     """Return the configuration of a daemon that follows one source from the command line."""
     if request.git:
-        shown = f"{request.git}{f'@{request.ref}' if request.ref else ''}"
+        shown = f"{without_login(request.git)}{f'@{request.ref}' if request.ref else ''}"
         return DaemonConfig((FollowedSource(shown, request, interval_s),))
     if request.path == "-":
         raise DaemonUnconfigured("-", "standard input cannot be followed", remedy="name a folder")

@@ -8,10 +8,9 @@ from dataclasses import dataclass, field
 from urllib.parse import unquote, urlsplit
 
 from reconciler.model.errors import ReconcilerError
+from reconciler.model.git import why_refused, without_login
 
-USER_INFO = re.compile(r"(?<=//)[^/@\s]+@")
 _SCP_LIKE = re.compile(r"[\w.-]+@[\w.-]+:(?!//)")
-SCHEMES = ("file", "https", "ssh")
 
 
 class GitAddressRefused(ReconcilerError):
@@ -36,18 +35,15 @@ class GitAddress:
 
 def parse_address(text: str) -> GitAddress:
     """Read a URL, an ``user@host:path``, or a local path. Raises GitAddressRefused."""
-    if text.startswith("-") or "::" in text.split("/")[0] or any(ord(c) < 33 for c in text):
-        raise GitAddressRefused(USER_INFO.sub("", text), "it is not an address of a repository")
+    clean = without_login(text)
+    if problem := why_refused(text):
+        raise GitAddressRefused(clean, problem)
     if _SCP_LIKE.match(text):
         return GitAddress(text, text)
     if "://" not in text:
         path = os.path.realpath(text)
         return GitAddress(path, path)
     parts = urlsplit(text)
-    clean = USER_INFO.sub("", text)
-    if parts.scheme not in SCHEMES:
-        problem = f"{parts.scheme} is not allowed; use {', '.join(SCHEMES)} or a path"
-        raise GitAddressRefused(clean, problem)
     if parts.scheme == "https":
         return GitAddress(
             clean, clean, unquote(parts.username or ""), unquote(parts.password or "")

@@ -13,9 +13,9 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
-from reconciler.edges.git_address import USER_INFO, GitAddress
+from reconciler.edges.git_address import GitAddress
 from reconciler.model.errors import Position, ReconcilerError
-from reconciler.model.git import CredentialFiles
+from reconciler.model.git import CredentialFiles, without_login
 
 BYTES_MAX = 1_000_000
 """A larger file is none of credentials."""
@@ -63,7 +63,7 @@ class Access:
 
     def clean(self, text: str) -> str:
         """Return a message without secrets, and without user information of addresses."""
-        text = USER_INFO.sub("", text)
+        text = without_login(text)
         for hidden, instead in self.shown:
             text = text.replace(hidden, instead)
         return text

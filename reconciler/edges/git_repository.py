@@ -15,7 +15,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
 
-from reconciler.edges.git_address import SCHEMES, GitAddress
+from reconciler.edges.git_address import GitAddress
 from reconciler.edges.git_command import GitFailed, run_git_command, write_settings
 from reconciler.edges.git_credentials import Access
 from reconciler.edges.git_revision import revision_of
@@ -23,6 +23,7 @@ from reconciler.edges.git_tree import Tree, TreeLimits, read_tree
 from reconciler.edges.git_versions import newest
 from reconciler.model.desired import Revision
 from reconciler.model.errors import ReconcilerError
+from reconciler.model.git import SCHEMES
 from reconciler.spec.documents import APPROVAL_TRAILER
 
 _FETCH = (

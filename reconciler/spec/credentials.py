@@ -1,4 +1,4 @@
-"""Whether the credentials of a Git source fit together, and to its address. Pure."""
+"""Whether the address and the credentials of a Git source can be used. Pure."""
 
 from __future__ import annotations
 
@@ -6,12 +6,31 @@ import re
 
 from msgspec import UNSET
 
+from reconciler.model.git import holds_password, why_refused
 from reconciler.spec.manifest_other import GitSource
-from reconciler.spec.problems import CredentialsUnfit
+from reconciler.spec.problems import CredentialsUnfit, ValueNotAllowed
 
 _SSH = re.compile(r"ssh://|[\w.-]+@[\w.-]+:(?!//)")
 _OF_HTTPS = ("usernameFile", "passwordFile", "bearerTokenFile", "caFile")
 _OF_SSH = ("identityFile", "knownHostsFile")
+
+
+def astray(git: GitSource, subject: str) -> ValueNotAllowed | None:
+    """Return what is wrong with the address of a source, None when nothing is. It is not shown.
+
+    A password in it would stand in logs, statuses and etcd, as sources are called by their address.
+    """
+    if holds_password(git.url):
+        remedy = "write it without, and credentials: {usernameFile: ..., passwordFile: ...}"
+        return ValueNotAllowed(
+            subject, "it holds a login, which is shown wherever it is", remedy=remedy
+        )
+    problem = why_refused(git.url)
+    return (
+        ValueNotAllowed(subject, problem, remedy="https://host/path, or a path")
+        if problem
+        else None
+    )
 
 
 def unfit(git: GitSource, subject: str) -> CredentialsUnfit | None:

@@ -9,7 +9,7 @@ from msgspec import UNSET
 
 from reconciler.model.desired import Database, DesiredState, Place
 from reconciler.model.errors import Position, ReconcilerError
-from reconciler.spec.credentials import unfit
+from reconciler.spec.credentials import astray, unfit
 from reconciler.spec.decode import DecodedFile, decode_file, locate
 from reconciler.spec.documents import Documents
 from reconciler.spec.manifest import ShardedDatabase
@@ -198,11 +198,14 @@ def _check_sources(config: ReconcilerConfig, place: Place, problems: Problems) -
         _one_of(subject, kinds, at, problems, needed=True)
         if source.git is not UNSET:
             git = source.git
-            names = {"branch": git.branch, "tag": git.tag, "commit": git.commit}
+            names = {
+                "branch": git.branch, "tag": git.tag, "commit": git.commit, "semver": git.semver,
+            }  # fmt: skip
             _one_of(f"{subject}.git", names, at.at("git"), problems, needed=False)
-            error = unfit(git, f"{subject}.git.credentials")
-            if error:
-                problems.add(at.at("git", "credentials"), error)
+            for name, check in (("url", astray), ("credentials", unfit)):
+                error = check(git, f"{subject}.git.{name}")
+                if error:
+                    problems.add(at.at("git", name), error)
 
 
 def _one_of(

@@ -21,6 +21,10 @@ SIZE = r"^[0-9]{1,12}(\.[0-9]{1,3})?(k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?$"
 CPU = r"^[0-9]{1,5}(\.[0-9]{1,3})?$|^[0-9]{1,8}m$"
 TABLE = r"^[a-z_][a-z0-9_$]{0,62}(\.[a-z_][a-z0-9_$]{0,62})?$"
 COLUMN = r"^[a-z_][a-z0-9_$]{0,62}$"
+WORD = r"\S"
+ADDRESS = r"^https?://"
+_VERSION = r"(>=|<=|>|<|==|!=|=)? *v?[0-9]+(\.[0-9]+){0,2}(-[0-9A-Za-z.-]+)?"
+VERSIONS = rf"^ *{_VERSION}([ ,]+{_VERSION})*[ ,]*$"
 
 PATTERN_STORIES: dict[str, tuple[str, str]] = {
     NAME: (
@@ -39,11 +43,16 @@ PATTERN_STORIES: dict[str, tuple[str, str]] = {
         "is not a table name: lower-case letters, digits and _, with or without its schema",
         "orders or sales.orders",
     ),
+    WORD: ("is empty", ""),
+    ADDRESS: ("is no address", "https://prometheus.example:9090"),
+    VERSIONS: ("is not a range of versions: comparators with spaces between them", '">=1.2 <2"'),
     COLUMN: ("is not a column name: lower-case letters, digits and _", "customer_id"),
 }
 """For each pattern, what to say about a text that does not match, and one that does."""
 
 Name = Annotated[str, Meta(pattern=NAME)]
+Word = Annotated[str, Meta(pattern=WORD)]
+Versions = Annotated[str, Meta(pattern=VERSIONS)]
 Duration = Annotated[str, Meta(pattern=DURATION)]
 Size = Annotated[str, Meta(pattern=SIZE)]
 ShardNameText = Annotated[str, Meta(pattern=SHARD_NAME)]

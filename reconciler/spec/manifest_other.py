@@ -6,7 +6,16 @@ from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, UnsetType, field
 
-from reconciler.spec.manifest import Duration, Metadata, Name, Part, ShardedDatabase
+from reconciler.spec.manifest import (
+    ADDRESS,
+    Duration,
+    Metadata,
+    Name,
+    Part,
+    ShardedDatabase,
+    Versions,
+    Word,
+)
 
 ApiVersion = Annotated[
     Literal["shardwright.dev/v1alpha1"], Meta(description="The version of this format.")
@@ -86,7 +95,7 @@ class VerifySpec(Part, frozen=True, kw_only=True):
     """Whose commits are believed."""
 
     keys: Annotated[
-        str, Meta(description="File of allowed signers, as ssh-keygen and git read it.")
+        Word, Meta(description="File of allowed signers, as ssh-keygen and git read it.")
     ]
 
 
@@ -94,38 +103,41 @@ class GitCredentials(Part, frozen=True, kw_only=True):
     """Files that hold the credentials of a repository, as a mounted Secret has them."""
 
     username_file: Annotated[
-        str | UnsetType, Meta(description="File of the user's name, for https.")
+        Word | UnsetType, Meta(description="File of the user's name, for https.")
     ] = UNSET
     password_file: Annotated[
-        str | UnsetType, Meta(description="File of the password or token, for https.")
+        Word | UnsetType, Meta(description="File of the password or token, for https.")
     ] = UNSET
     bearer_token_file: Annotated[
-        str | UnsetType, Meta(description="File of a token that is sent as Bearer, for https.")
+        Word | UnsetType, Meta(description="File of a token that is sent as Bearer, for https.")
     ] = UNSET
     ca_file: Annotated[
-        str | UnsetType, Meta(description="File of the authority to trust, PEM, for https.")
+        Word | UnsetType, Meta(description="File of the authority to trust, PEM, for https.")
     ] = UNSET
     identity_file: Annotated[
-        str | UnsetType, Meta(description="File of the private key, without passphrase, for SSH.")
+        Word | UnsetType, Meta(description="File of the private key, without passphrase, for SSH.")
     ] = UNSET
     known_hosts_file: Annotated[
-        str | UnsetType, Meta(description="File of the host keys that are trusted, for SSH.")
+        Word | UnsetType, Meta(description="File of the host keys that are trusted, for SSH.")
     ] = UNSET
 
 
 class GitSource(Part, frozen=True, kw_only=True):
     """A Git repository."""
 
-    url: Annotated[str, Meta(description="Address or local path; credentials do not belong in it.")]
+    url: Annotated[
+        Word, Meta(description="Address or local path; credentials do not belong in it.")
+    ]
     branch: Annotated[
-        str | UnsetType, Meta(description="Branch to follow; the repository's default if left out.")
+        Word | UnsetType,
+        Meta(description="Branch to follow; the repository's default if left out."),
     ] = UNSET
-    tag: Annotated[str | UnsetType, Meta(description="Tag to read, instead of a branch.")] = UNSET
-    commit: Annotated[str | UnsetType, Meta(description="Commit to read, instead of a branch.")] = (
-        UNSET
-    )
+    tag: Annotated[Word | UnsetType, Meta(description="Tag to read, instead of a branch.")] = UNSET
+    commit: Annotated[
+        Word | UnsetType, Meta(description="Commit to read, instead of a branch.")
+    ] = UNSET
     semver: Annotated[
-        str | UnsetType,
+        Versions | UnsetType,
         Meta(description='Newest tag in a range of versions, instead of a branch: ">=1.2 <2".'),
     ] = UNSET
     on_rewrite: Annotated[
@@ -135,7 +147,7 @@ class GitSource(Part, frozen=True, kw_only=True):
             "keeps the revision in force until it follows on it again, follow takes any head."
         ),
     ] = "hold"
-    path: Annotated[str, Meta(description="Folder or file in the repository.")] = "."
+    path: Annotated[Word, Meta(description="Folder or file in the repository.")] = "."
     interval: Annotated[
         Duration | UnsetType, Meta(description="How often it is asked for news. Default 60s.")
     ] = UNSET
@@ -154,7 +166,7 @@ class GitSource(Part, frozen=True, kw_only=True):
 class FolderSource(Part, frozen=True, kw_only=True):
     """A folder, such as a mounted ConfigMap."""
 
-    path: Annotated[str, Meta(description="The folder's path on the daemon's machine.")]
+    path: Annotated[Word, Meta(description="The folder's path on the daemon's machine.")]
 
 
 class Source(Part, frozen=True, kw_only=True):
@@ -184,7 +196,7 @@ class WebhookSpec(Part, frozen=True, kw_only=True):
     """How push events of a forge are checked."""
 
     secret_file: Annotated[
-        str, Meta(description="File that holds the secret which is entered at the forge as well.")
+        Word, Meta(description="File that holds the secret which is entered at the forge as well.")
     ]
 
 
@@ -192,7 +204,7 @@ class PrometheusSpec(Part, frozen=True, kw_only=True):
     """The Prometheus that gates of roll-outs ask."""
 
     url: Annotated[
-        Annotated[str, Meta(pattern="^https?://")],
+        Annotated[str, Meta(pattern=ADDRESS)],
         Meta(description="Its address, such as https://prometheus.example:9090."),
     ]
     ca: Annotated[str | UnsetType, Meta(description="File of the authority to trust, PEM.")] = UNSET

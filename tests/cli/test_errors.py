@@ -29,6 +29,7 @@ SECRET = "hunter2-secret"
         (["plan", "-f", "a", "--git", "b"], "two sources; name one"),
         (["plan", "-f", "a", "--ref", "b"], "--ref and --path belong to --git"),
         (["plan", "--outt", "x"], "No such option"),
+        (["plan", "--home", "x"], "try: shardwright --home ... plan: it stands before the command"),
         (["connect", "shop"], "name the shard: --key KEY, or --shard NAME"),
         (["apply", "x.json", "-f", "specs"], "a saved plan knows its source"),
         (["import"], "Missing option"),
@@ -42,7 +43,7 @@ def test_a_mistaken_call_says_what_and_where_to_read_on(
     assert ended.code == 1
     if "saved" not in said:
         assert said in ended.told()
-        assert "--help" in ended.err
+        assert "--help" in ended.err or "before the command" in said
     assert ended.out == ""
 
 
@@ -162,6 +163,13 @@ def _configured(call: Caller, *sources: str, more: str = "") -> Path:
     path = call.folder / "etc" / "config.yaml"
     path.write_text(CONFIG.replace("SOURCE", "\n    - ".join(sources)) + more)
     return path
+
+
+def test_a_configuration_that_is_none_is_told_what_one_looks_like(call: Caller) -> None:
+    (call.folder / "c.yaml").write_text("just text\n")
+    told = call("--config", "c.yaml", "config", "show").told()
+    assert "CL202 c.yaml" in told
+    assert "kind: ReconcilerConfig" in told
 
 
 def test_the_configured_source_is_read_when_none_is_named(call: Caller) -> None:

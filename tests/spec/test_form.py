@@ -238,6 +238,45 @@ def test_credentials_fit_together_and_to_their_address(url: str, fields: str, to
         assert told in found[0]
 
 
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("https://kim:hunter2@e.org/x", "it holds a login, which is shown wherever it is"),
+        ("https://hunter2@e.org/x", "it holds a login"),
+        ("ssh://git:hunter2@e.org/x", "it holds a login"),
+        ("http://e.org/hunter2", "http is not allowed; use file, https, ssh or a path"),
+        ("ext::sh -c hunter2", "it is not an address of a repository"),
+    ],
+)
+def test_an_address_with_a_login_or_of_another_kind_is_refused_and_not_shown(
+    url: str, told: str
+) -> None:
+    (found,) = problems(CONFIG.replace(HTTPS, url))
+    assert found.startswith("SP023 a.yaml:6:13  spec.sources[0].git.url: ")
+    assert told in found
+    assert "hunter2" not in found
+
+
+@pytest.mark.parametrize(
+    ("written", "told"),
+    [
+        (f'url: "{HTTPS}", semver: "newest"', '"newest" is not a range of versions'),
+        (f'url: "{HTTPS}", semver: ">=1.2 <2", tag: v1', "it names tag and semver"),
+        ('url: ""', 'git.url: "" is empty'),
+        ('url: " "', 'git.url: " " is empty'),
+        (f'url: "{HTTPS}", verify: {{keys: ""}}', 'verify.keys: "" is empty'),
+        (f'url: "{HTTPS}", semver: ">= 1.2, < 2"', ""),
+        (f'url: "{HTTPS}", semver: "v1.2.3-rc.1"', ""),
+        (f'url: "{HTTPS}", semver: "1"', ""),
+    ],
+)
+def test_what_a_repository_is_read_at_is_one_thing_and_not_empty(written: str, told: str) -> None:
+    whole = CONFIG[CONFIG.index("git: {") : CONFIG.index("    - configMap")]
+    found = problems(CONFIG.replace(whole, f"git: {{{written}}}\n"))
+    assert len(found) == bool(told)
+    assert told in "".join(found)
+
+
 def test_two_documents_of_one_name_are_refused_with_both_places() -> None:
     assert problems(GOOD, GOOD) == [
         "SP025 b.yaml:4:3  shop: ShardedDatabase shop is described twice, also at a.yaml:4:3\n"
