@@ -12,7 +12,7 @@ from click.shell_completion import CompletionItem
 from reconciler.cli.lazy import command
 from reconciler.cli.session import Session, output_option
 from reconciler.cli.source import Where, load, require, source_options
-from reconciler.cli.terminal import style_for, tell_line, write
+from reconciler.cli.terminal import style_for, tell_line, width_of, write
 
 if TYPE_CHECKING:
     from reconciler.cli.looking import Seen
@@ -172,13 +172,17 @@ def _rendered(choice: Choice, items: list[Object], output: str) -> str:
 
 def _status(item: Object) -> str:
     """Return a database's conditions on one line, and below it what they say."""
+    from reconciler.plan.render_layout import unpainted, wrapped
+
     paint = style_for(sys.stdout)
-    lines = ["  ".join(f"{one['type']}={one['status']}" for one in item["conditions"])]
+    first = "  ".join(f"{one['type']}={one['status']}" for one in item["conditions"])
     told: dict[str, str] = {}  # by message: Ready says why it is not what the others say already
     for one in reversed(item["conditions"]):
         told.setdefault(one["message"], one["type"])
-    lines += [f"{kind}: {message}" for message, kind in told.items() if message]
-    return f"{paint('bold', item['name'])}   " + "\n    ".join(lines)
+    texts = [f"{kind}: {message}" for message, kind in told.items() if message]
+    width = width_of(sys.stdout)
+    below = (line for text in texts for line in wrapped(text, width, 4, unpainted, "", hang=2))
+    return "\n".join([f"{paint('bold', item['name'])}   {first}", *below])
 
 
 def _listed(items: list[Object]) -> Object:

@@ -12,7 +12,7 @@ import click
 
 from reconciler.cli.lazy import command
 from reconciler.cli.session import Session, output_option
-from reconciler.cli.terminal import Paint, style_for, tell_line, write
+from reconciler.cli.terminal import Paint, style_for, tell_line, width_of, write
 
 if TYPE_CHECKING:
     from reconciler.engine.conditions import Condition
@@ -130,7 +130,8 @@ def _as_json(known: Known, said: list[Said]) -> str:
 
 
 def _show(known: Known, said: list[Said]) -> None:
-    from reconciler.cli.table import table
+    from reconciler.cli.columns import ago
+    from reconciler.cli.table import table_with_texts
 
     paint = style_for(sys.stdout)
     daemon = known.daemon
@@ -138,22 +139,27 @@ def _show(known: Known, said: list[Said]) -> None:
         tell_line("no daemon has run here: shardwright run", "dim")
         return
     if known.is_led:
-        write(f"leads: {known.applier}, since {daemon['since']}")
+        write(f"leads: {_process(known.applier)}, for {ago(daemon['since'])}")
     else:
-        now = f"; {known.applier} applies" if known.applier else ""
+        now = f"; {_process(known.applier)} applies" if known.applier else ""
         age = f", heard of {_age(known)}" if _age(known) else ""
-        write(f"{paint('warn', 'nobody leads')}: {daemon['actor']} did{age}{now}")
+        write(f"{paint('warn', 'nobody leads')}: {_process(daemon['actor'])} did{age}{now}")
     for source in daemon["sources"]:
         _show_source(source, paint)
     rows = [
         (
             str(one.status.database), one.conditions[0].status, one.has("Reconciling"),
-            one.has("Stalled"), one.shown.reason, one.shown.since, one.shown.message,
+            one.has("Stalled"), one.shown.reason, ago(one.shown.since), one.shown.message,
         )
         for one in said
     ]  # fmt: skip
     head = ("DATABASE", "READY", "RECONCILING", "STALLED", "REASON", "SINCE", "MESSAGE")
-    write(table(head, rows, paint))
+    write(table_with_texts(head, rows, width_of(sys.stdout), paint))
+
+
+def _process(actor: str) -> str:
+    """Return who it is for people, without what tells it from a later process of that number."""
+    return actor.partition(" start ")[0]
 
 
 def _show_source(source: dict[str, Any], paint: Paint) -> None:

@@ -222,14 +222,16 @@ def _unapproved(world: World, outlook: Outlook, key: DatabaseKey) -> Conclusion 
     documents = outlook.loaded.documents
     if documents and wanted.id in documents.approved and (given is None or given.id != wanted.id):
         given = orders.approval(wanted.id, f"commit {outlook.plan.revision.short}", now)
-    standing = approved_or_not(wanted, given, now)
+    standing = approved_or_not(key, wanted, given, now)
     taken_up = standing is None and sight is None  # with a shared look, it is looked at again
     if taken_up and given is not None and not wanted.marks <= given.marks:
         orders.approve(store, key, replace(given, marks=wanted.marks))
     return standing
 
 
-def approved_or_not(wanted: Asked, given: Approval | None, now: datetime) -> Conclusion | None:
+def approved_or_not(
+    key: DatabaseKey, wanted: Asked, given: Approval | None, now: datetime
+) -> Conclusion | None:
     """Say what a plan waits for; None when all that needs it is approved. Pure."""
     if wanted.never:
         text = f"autoApply says never: {'; '.join(wanted.never)}; apply it by hand"
@@ -240,7 +242,7 @@ def approved_or_not(wanted: Asked, given: Approval | None, now: datetime) -> Con
     over = f"; {given.id} of {given.actor.partition(' ')[0]} " if given else ""
     if given:
         over += f"ran out at {given.until}" if covers else "is of another plan"
-    text = f"{wanted.id} waits: {'; '.join(wanted.titles)}{over}; try: shardwright approve"
+    text = f"{wanted.id} waits: {'; '.join(wanted.titles)}{over}; try: shardwright approve {key}"
     return Conclusion(False, True, False, "ApprovalNeeded", text, Again.ROUTINE, approval=wanted.id)
 
 

@@ -52,7 +52,7 @@ def test_a_status_that_nobody_holds_is_told_as_old_and_goes_when_all_sources_are
     )
     mistyped = scene.call("status", "stay")
     assert mistyped.code == 1
-    assert "CL005 status of stay: there is nothing of this name" in mistyped.told()
+    assert "status of stay: there is nothing of this name" in mistyped.told()
     assert "did you mean stays?" in mistyped.told()
     page = daemon.page("/readyz?verbose")[1].replace(f"{scene.folder}/", "")
     assert re.sub(r"files@\S+", "REVISION", page).splitlines() == [
