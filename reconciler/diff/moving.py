@@ -209,6 +209,9 @@ def _under_way(
             yield EndMove(database.key, move, Wish.ROLLBACK, "the spec takes it back", place)
         case Stage.SWITCHED if move.wish is Wish.FINISH or window_is_over(move, looked_at):
             yield EndMove(database.key, move, Wish.FINISH, "its rollback window is over", place)
+        case Stage.SWITCHED if move.wish is Wish.FORWARD and not move.cut_compared:
+            # Its applier ended in between: the way back may not be followed yet, and keeps WAL.
+            yield EndMove(database.key, move, Wish.FORWARD, "its cut was not compared yet", place)
         case Stage.SWITCHED:
             yield Remark(
                 database.key,

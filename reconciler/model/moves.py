@@ -54,6 +54,10 @@ class Side(StrEnum):
     TARGET = "target"
 
 
+EQUAL = "equal"
+"""What a record says of a cut whose sides were the same."""
+
+
 @dataclass(frozen=True, slots=True)
 class Move:
     """A move of keys from a source to a target, as recorded in etcd.

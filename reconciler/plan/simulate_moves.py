@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from reconciler.model.keyspace import KeySet
-from reconciler.model.moves import Move, Stage, Wish
+from reconciler.model.moves import EQUAL, Move, Stage, Wish
 from reconciler.model.names import Epoch, ScopeKey
 from reconciler.model.observed import Catalog, ObservedDatabase, ObservedShard
 from reconciler.model.routing import RoutingMap
@@ -20,13 +20,19 @@ def move_keys(there: ObservedDatabase, action: MoveKeyRange, now: str) -> Observ
         return there
     move = begin_move(action, routing, now)
     there = _give(there, routing, move, move.epoch, back=False)
-    soaking = replace(move, stage=Stage.SWITCHED, switched_at=now or _LONG_AGO)
+    soaking = _soaking(move, now)
     kept = (soaking,) if move.rollback_window_s else ()
     return replace(there, moves=(*(m for m in there.moves if m.id != move.id), *kept))
 
 
 _LONG_AGO = "2000-01-01T00:00:00+00:00"
 """Stands for the time of a switch in a model that has no time."""
+
+
+def _soaking(move: Move, since: str) -> Move:
+    """Return a move whose target serves and whose cut was compared; ``since`` may be unknown."""
+    at = since or _LONG_AGO
+    return replace(move, stage=Stage.SWITCHED, switched_at=at, cut_compared=EQUAL)
 
 
 def close_move(there: ObservedDatabase, action: CloseMove) -> ObservedDatabase:
@@ -36,8 +42,8 @@ def close_move(there: ObservedDatabase, action: CloseMove) -> ObservedDatabase:
     """
     move = action.move
     routing = there.routing
-    if action.how is Wish.FORWARD and move.stage is Stage.BEFORE:
-        soaking = replace(move, stage=Stage.SWITCHED, switched_at=move.switched_at or _LONG_AGO)
+    if action.how is Wish.FORWARD and move.stage is not Stage.ENDED:
+        soaking = _soaking(move, move.switched_at)
         return replace(there, moves=tuple(soaking if m.id == move.id else m for m in there.moves))
     if isinstance(routing, RoutingMap):
         if action.how is Wish.ROLLBACK:

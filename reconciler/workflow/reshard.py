@@ -48,7 +48,7 @@ from datetime import datetime
 from typing import TypeAlias
 
 from reconciler.model.errors import ReconcilerError
-from reconciler.model.moves import Move, MoveView, Side, Stage, Wish
+from reconciler.model.moves import EQUAL, Move, MoveView, Side, Stage, Wish
 from reconciler.model.names import Epoch
 from reconciler.workflow import phase as steps
 from reconciler.workflow.phase import Act, Done, Refuse, Wait
@@ -91,7 +91,6 @@ from reconciler.workflow.reshard_facts import (
     way_back_words,
     window_is_over,
 )
-from reconciler.workflow.reshard_records import EQUAL
 from reconciler.workflow.reshard_refusals import (
     await_routers,
     catch_up,

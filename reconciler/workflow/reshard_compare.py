@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
-from reconciler.model.moves import Wish
+from reconciler.model.moves import EQUAL, Wish
 from reconciler.workflow import phase as steps
 from reconciler.workflow.phase import Act, Done, Refuse, Wait
 from reconciler.workflow.reshard_acts import Step, VerifyBack, VerifyCut
 from reconciler.workflow.reshard_facts import Look, cut_differs, cut_not_comparable
-from reconciler.workflow.reshard_records import EQUAL, cut_was_wrong
+from reconciler.workflow.reshard_records import cut_was_wrong
 
 Decision: TypeAlias = steps.Decision[Step]
 

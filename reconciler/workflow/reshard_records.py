@@ -5,10 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from reconciler.model.moves import Comparison, CutResult, Move, Stage, Wish
+from reconciler.model.moves import EQUAL, Comparison, CutResult, Move, Stage, Wish
 
-EQUAL = "equal"
-"""What a record says of a cut whose sides were the same."""
 LATER = "later than the cut: "
 """Begins what differed where only a later point was compared: the way back may have lost it."""
 PAUSES_KEPT = 1000

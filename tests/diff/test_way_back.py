@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 from reconciler.diff.changes import EndMove, MoveKeys
-from reconciler.model.moves import Move, Stage, Wish
+from reconciler.model.moves import EQUAL, Move, Stage, Wish
 from reconciler.model.observed import ObservedState
 from reconciler.plan.moves import begin_move
+from reconciler.plan.planner import make_plan
+from reconciler.plan.simulate import what_remains
 from reconciler.plan.steps_database import move_action
 from tests.diff.seen import difference, only, there
-from tests.worlds import database, shard, with_database
+from tests.worlds import database, desired, shard, with_database
 
 TWO = (shard("s0", "-80"), shard("s1", "80-"))
 BORDER = (shard("s0", "-40"), shard("s1", "40-"))
@@ -23,12 +25,30 @@ def _switched(wish: Wish) -> tuple[ObservedState, Move]:
     routing = before.databases[0].routing
     move = begin_move(move_action(change), routing, "2026-01-01T12:00:00+00:00")  # type: ignore[arg-type]
     move = replace(move, stage=Stage.SWITCHED, switched_at="2026-01-01T12:01:00+00:00", wish=wish)
+    move = replace(move, cut_compared=EQUAL)
     return with_database(after, moves=(move,)), move
 
 
 def test_a_reverted_spec_takes_the_move_back() -> None:
     seen, _ = _switched(Wish.FORWARD)
     assert only(difference(database(*TWO), seen), EndMove).how is Wish.ROLLBACK
+
+
+def test_a_move_whose_applier_ended_between_its_cut_and_the_comparison_goes_on() -> None:
+    seen, move = _switched(Wish.FORWARD)
+    assert difference(database(*BORDER), seen).changes == ()
+
+    uncompared = with_database(seen, moves=(replace(move, cut_compared=""),))
+    change = only(difference(database(*BORDER), uncompared), EndMove)
+    assert (change.how, change.reason) == (Wish.FORWARD, "its cut was not compared yet")
+    wanted = desired(database(*BORDER))
+    planned = make_plan(wanted, uncompared, difference(database(*BORDER), uncompared))
+    assert "go on with the move of 40-80 from s0 to s1" in [step.title for step in planned.steps]
+    assert what_remains(wanted, uncompared, planned) == ()
+    # A person's pause is not undone by it, and the way back goes before it.
+    paused = with_database(seen, moves=(replace(move, cut_compared="", wish=Wish.PAUSE),))
+    assert difference(database(*BORDER), paused).changes == ()
+    assert only(difference(database(*TWO), uncompared), EndMove).how is Wish.ROLLBACK
 
 
 def test_a_move_that_is_being_finished_is_finished_although_the_spec_is_reverted() -> None:

@@ -11,10 +11,10 @@ import pytest
 from reconciler.edges import replication_verify
 from reconciler.edges.replication import LogicalMover
 from reconciler.edges.replication_ends import Limits, NotReady
-from reconciler.model.moves import Wish
+from reconciler.model.moves import EQUAL, Wish
 from reconciler.model.platform import TlsFiles
 from reconciler.workflow import reshard_acts as acts
-from reconciler.workflow.reshard_records import EQUAL, record_compared
+from reconciler.workflow.reshard_records import record_compared
 from tests.edges.replication_world import (
     LEDGER,
     Ledger,

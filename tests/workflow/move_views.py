@@ -6,9 +6,9 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from reconciler.model import moves
 from reconciler.model.moves import Move, MoveView, Stage, Stream, Wish
 from reconciler.model.names import Epoch
-from reconciler.workflow import reshard_records
 from reconciler.workflow.phase import Act, Wait
 from reconciler.workflow.reshard import decide
 from reconciler.workflow.reshard_acts import Step
@@ -63,7 +63,7 @@ BACK_REFUSED = replace(BACK_OPEN, target_refuses_below=Epoch(9))
 BACK_CLEANED = replace(CLEANED, fenced=(), opened=(), target_refuses_below=Epoch(9))
 
 SWITCHED = replace(
-    MOVE, stage=Stage.SWITCHED, switched_at=NOW.isoformat(), cut_compared=reshard_records.EQUAL
+    MOVE, stage=Stage.SWITCHED, switched_at=NOW.isoformat(), cut_compared=moves.EQUAL
 )
 OVER = NOW + timedelta(seconds=MOVE.rollback_window_s)
 
