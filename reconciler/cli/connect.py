@@ -107,7 +107,7 @@ def _run(
         "PGAPPNAME": "shardwright connect",
         "PGCONNECT_TIMEOUT": "10",
         "PGOPTIONS": options_for(
-            os.environ.get("PGOPTIONS", ""), routing.epoch, past_guards=past_guards
+            os.environ.get("PGOPTIONS", ""), routing.epoch, admin=admin, past_guards=past_guards
         ),
     }
     environment.pop("PGPASSWORD", None)
@@ -121,8 +121,10 @@ def _run(
         raise PsqlNotStarted(program, error.strerror or type(error).__name__) from error
 
 
-def options_for(own: str, epoch: int, *, past_guards: bool) -> str:
+def options_for(own: str, epoch: int, *, admin: bool = False, past_guards: bool = False) -> str:
     """Return the session's PGOPTIONS: the user's own, then ours, which win.
+
+    The superuser is called as our own schema is, so ``"$user"`` would make tables in there.
 
     The epoch says which routing map this session was led by: after keys have moved, shards refuse
     updates and deletes of a session that does not tell it. Guards are triggers that act in mode
@@ -130,7 +132,8 @@ def options_for(own: str, epoch: int, *, past_guards: bool) -> str:
     """
     ours = [f"-c shardwright.epoch={epoch}"]
     ours += ["-c session_replication_role=replica"] if past_guards else []
-    return " ".join([own, *ours] if own else ours)
+    first = ["-c search_path=public"] if admin else []
+    return " ".join([*first, *([own] if own else []), *ours])
 
 
 def passfile(login: Credential) -> str:

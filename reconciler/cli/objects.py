@@ -23,6 +23,7 @@ from reconciler.model.observed import (
 )
 from reconciler.model.platform import PlatformMember
 from reconciler.model.routing import AppliedRecord, RoutingMap
+from reconciler.plan.render_report import rate
 
 Object = dict[str, Any]
 
@@ -268,8 +269,8 @@ def _now(book: Logbook) -> str:
     if copying is not None and line is not None:
         left = "" if copying.left_s is None else f", about {copying.left_s} s left"
         share = copying.bytes_done / max(copying.bytes_total, 1)
-        rate = f"{copying.bytes_per_s / 1e6:.0f} MB/s"
-        return f"{line.act}: {share:.0%}, {copying.rows_done:,} rows, {rate}{left}"
+        speed = rate(copying.bytes_per_s)
+        return f"{line.act}: {share:.0%}, {copying.rows_done:,} rows, {speed}{left}"
     if line is not None:
         return line.act
     return f"waits: {book.waiting.reason}" if book.waiting else ""

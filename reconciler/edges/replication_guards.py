@@ -187,14 +187,15 @@ def try_locked(
     token: FencingToken,
     *,
     commit: str = "on",
+    attempts: int = ATTEMPTS_MAX,
 ) -> None:
     """Run ``body`` with the tables locked, again while the locks are not free."""
     whole = locked(tables, body, token, wait_ms=WRITERS_WAIT_MS, commit=commit)
-    for attempt in range(ATTEMPTS_MAX):
+    for attempt in range(attempts):
         try:
             connection.execute(whole)
         except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
-            if attempt + 1 == ATTEMPTS_MAX:
+            if attempt + 1 == attempts:
                 raise
             connection.execute("SELECT pg_sleep(%s)", [PAUSE_S])
         else:

@@ -29,6 +29,7 @@ import psycopg
 from psycopg import sql
 
 from reconciler.edges.postgres_guards import crosses, table_identifier
+from reconciler.edges.postgres_session import LockNotObtained
 from reconciler.edges.postgres_session import Target as Server
 from reconciler.edges.replication_ends import (
     Ends,
@@ -38,12 +39,15 @@ from reconciler.edges.replication_ends import (
     open_session,
 )
 from reconciler.edges.replication_guards import try_locked
+from reconciler.edges.replication_ready import blockers
 from reconciler.edges.replication_tables import new_reference
 from reconciler.model.access import Guarding
 from reconciler.model.desired import ShardedTable
 from reconciler.model.moves import NO_EPOCH, Move
 from reconciler.model.names import Epoch, FencingToken
 
+ATTEMPTS_TOLD = 4
+"""For how long a lock is tried for before it is said who holds it: 3 s."""
 _MISSING = """
 SELECT w.name, n.nspname || '.' || r.relname, k.kind
   FROM unnest(%(names)s::text[], %(keyed)s::bool[]) AS w(name, keyed)
@@ -135,7 +139,28 @@ def _make(at: Server, move: Move, absent: Missing, token: FencingToken) -> None:
                 for table, part, kind in absent
                 if table == name
             ]
-            try_locked(connection, [tables[name]], sql.SQL("; ").join(parts), token)
+            _locked(connection, at, tables[name], sql.SQL("; ").join(parts), token)
+
+
+def _locked(
+    connection: psycopg.Connection,
+    at: Server,
+    table: ShardedTable,
+    body: sql.Composable,
+    token: FencingToken,
+) -> None:
+    """Run ``body`` with a table locked. Raises LockNotObtained, which says who holds it up.
+
+    Soon: whoever watches the move is to know what it waits for, and it is tried again.
+    """
+    try:
+        try_locked(connection, [table], body, token, attempts=ATTEMPTS_TOLD)
+    except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
+        raise LockNotObtained(
+            f"{at.subject} table {table.name}",
+            f"not free of writers: {blockers(connection, table.name)}",
+            remedy="end long or idle transactions there (pg_stat_activity)",
+        ) from None
 
 
 def _trigger(
@@ -190,7 +215,7 @@ def release(at: Server, move: Move, token: FencingToken) -> None:
             drop = sql.SQL("DROP TRIGGER IF EXISTS {} ON {}").format(
                 sql.Identifier(trigger), table_identifier(table)
             )
-            try_locked(connection, [ShardedTable(table, "")], drop, token)
+            _locked(connection, at, ShardedTable(table, ""), drop, token)
 
 
 def refused_below(connection: psycopg.Connection, move: Move) -> Epoch:

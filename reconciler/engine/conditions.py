@@ -133,6 +133,9 @@ def _broken(facts: Facts) -> Condition | None:
     failed = next(
         (s for s in last.steps if s.state == "failed" and owner_of(s.id, last) == facts.key), None
     )
+    if last.result == "interrupted" and failed:
+        text = f"{last.id} was stopped; the next apply goes on from what is there: {failed.error}"
+        return _true("Stalled", "Interrupted", text, last.ended_at)
     if last.result == "failed" and failed:
         text = f"{last.id} failed: {failed.error}"
         return _true("Stalled", "ApplyFailed", text, last.ended_at)

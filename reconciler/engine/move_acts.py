@@ -18,6 +18,7 @@ from reconciler.model.moves import Comparison, CopyProgress, CutResult, Move, Mo
 from reconciler.model.names import Epoch, MemberName, ScopeKey, ShardName
 from reconciler.model.platform import PlatformShard
 from reconciler.model.routing import RoutingMap, RoutingMember, RoutingOwner
+from reconciler.plan.render_report import rate
 from reconciler.workflow.reshard import BEGINNINGS
 from reconciler.workflow.reshard_acts import (
     Arm,
@@ -220,7 +221,7 @@ def _teller(crew: Crew, keeper: Keeper) -> Callable[[CopyProgress], None]:
         share = now.bytes_done / max(now.bytes_total, 1)
         crew.wait(
             f"copying {keeper.move.keys}: {share:.0%}, {now.rows_done:,} rows, "
-            f"{now.bytes_per_s / 1e6:.0f} MB/s{left}"
+            f"{rate(now.bytes_per_s)}{left}"
         )
         keeper.copies(progress)
 

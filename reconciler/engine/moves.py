@@ -94,8 +94,10 @@ def _turn(crew: Crew, keeper: Keeper, move: Move) -> str | None:
     except (StoppedByUser, MovePaused):
         raise
     except ReconcilerError as error:
-        if not error.transient or crew.stopping():
+        if not error.transient:
             raise
+        if crew.stopping():
+            raise StoppedByUser(f"move {move.id}", error.problem) from error
         return f"{error.code} {error.subject}: {error.problem}"
 
 
@@ -111,7 +113,7 @@ def _decided(crew: Crew, keeper: Keeper, scene: Scene) -> str | None:
             return reason
         case Act(act):
             if type(act) in BEGINNINGS and crew.stopping():
-                raise StoppedByUser(f"move {move.id}", f"stopped before {act}")
+                raise StoppedByUser(f"move {move.id}", f"stopped before {BEGINNINGS[type(act)]}")
             crew.wait(words_of(act, scene.view))
             _do(crew, keeper, scene, act)
             return ""

@@ -129,6 +129,13 @@ def size(count: int) -> str:
     return f"{_digits(value)} TiB"
 
 
+def rate(bytes_per_s: float) -> str:
+    """Return a speed for people: ``62 MB/s``, ``340 kB/s``."""
+    if bytes_per_s < 999_500:
+        return f"{bytes_per_s / 1e3:.0f} kB/s"
+    return f"{bytes_per_s / 1e6:.0f} MB/s"
+
+
 def _digits(value: float) -> str:
     return f"{value:.1f}" if value < 99.95 and round(value, 1) % 1 else f"{value:.0f}"
 

@@ -257,6 +257,9 @@ def test_a_move_is_listed_with_its_stage_its_window_and_its_last_pause() -> None
     }
     assert (shown["STAGE"], shown["LAST PAUSE"]) == ("cut over", "41 ms")
     assert shown["NOW"] == "Copy: 25%, 1,000 rows, 2 MB/s, about 3 s left"
+    slow = dataclasses.replace(BOOK.copying, bytes_per_s=340_000)  # type: ignore[type-var]
+    told = move_object(KnownMove(open_, dataclasses.replace(BOOK, copying=slow)))["now"]
+    assert told == "Copy: 25%, 1,000 rows, 340 kB/s, about 3 s left"
     assert histogram(open_.pauses_ms)["50 ms"] == 1
     assert histogram((None, 6000.0)) == {**histogram(()), "more": 1, "unknown": 1}
     assert "in 60 min" in shown["WINDOW ENDS"]

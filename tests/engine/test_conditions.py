@@ -131,6 +131,17 @@ def test_a_failure_is_the_databases_whose_step_it_was() -> None:
     assert words(Facts(SHOP, SERVES, last=bad)) == ["Ready=True Serving"]
 
 
+def test_an_apply_that_its_user_stopped_in_a_step_leaves_its_database_unfinished() -> None:
+    stopped = applied("interrupted", ("shop-s0/move", "AP109 move m1: stopped before the cut"))
+    assert words(Facts(SHOP, SERVES, last=stopped)) == [
+        "Ready=False Interrupted", "Stalled=True Interrupted",
+    ]  # fmt: skip
+    told = message(Facts(SHOP, SERVES, last=stopped), "Stalled")
+    assert told.startswith("op-1 was stopped; the next apply goes on from what is there: AP109")
+    assert words(Facts(SHOP_EU, SERVES, last=stopped)) == ["Ready=True Serving"]
+    assert words(Facts(SHOP, SERVES, last=applied("interrupted"))) == ["Ready=True Serving"]
+
+
 def test_of_applies_the_last_one_counts_and_a_dead_applier_is_cut_off() -> None:
     bad, good = applied("failed", ("shop-s0/x", "LP104 busy")), applied("done")
     assert Known(Operations((bad, good))).facts(SHOP, lambda _: True).last is good
