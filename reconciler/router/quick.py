@@ -14,7 +14,7 @@ from struct import Struct
 
 from reconciler.router import wire
 from reconciler.router.dispatch import Dispatcher
-from reconciler.router.keyed import Constant, Parameter
+from reconciler.router.keyed import Constant
 from reconciler.router.relay import Exchange
 from reconciler.router.routes import CompiledMap, Routes
 from reconciler.router.statements import PLAIN_WORDS
@@ -31,6 +31,8 @@ _ENDS = frozenset((_EXECUTE_AND_SYNC, wire.frame(b"D", b"P\0") + _EXECUTE_AND_SY
 """What comes after a Bind of the unnamed portal, of which all rows are wanted."""
 
 _LENGTH, _SHORT = Struct("!i"), Struct("!h")
+_BEGINNING = Struct("!hhi")
+"""After the names in a Bind, when all parameters are texts: 0, how many, and the first's length."""
 
 
 class Quick:
@@ -89,22 +91,20 @@ class Quick:
         if data[start + 5] or data[end:] not in _ENDS:
             return False
         stop = data.index(0, start + 6)
-        name = data[start + 6 : stop]
-        prepared = self._statements.known.get(name)
+        prepared = self._statements.known.get(data[start + 6 : stop])
         if prepared is None or prepared.reading is None or prepared.epoch != routing.epoch:
+            return False
+        if start and prepared.name:  # the Parse before it is of another
             return False
         wishes = self._shards.state.wishes
         if (wishes.key or wishes.shard) and not prepared.reading.hint:
             return False
-        term = prepared.reading.term
-        if isinstance(term, Parameter):
-            value, binary = parameter_of(data, stop + 1, end, term.number)
+        if prepared.number:
+            value, binary = parameter_of(data, stop + 1, end, prepared.number)
             owner = routing.owner_of(value, binary=binary)
-        elif isinstance(term, Constant):
+        elif isinstance(term := prepared.reading.term, Constant):
             owner = routing.owner_of(term.text.encode(), binary=False)
         else:
-            return False
-        if start and name:  # the Parse before it is of another
             return False
         return self._send(routing, owner, data, prepared, parsed=start > 0)
 
@@ -161,7 +161,9 @@ def parameter_of(data: bytes, at: int, end: int, number: int) -> tuple[bytes, bo
 
     Raises IndexError or struct.error where there is none.
     """
-    formats = _SHORT.unpack_from(data, at)[0]
+    formats, values, size = _BEGINNING.unpack_from(data, at)
+    if number == 1 and not formats and values > 0 <= size <= end - at - 8:
+        return data[at + 8 : at + 8 + size], False
     which = 0 if formats == 1 else number - 1
     binary = formats > 0 and data[at + 3 + 2 * which] == 1
     at += 2 + 2 * formats

@@ -48,9 +48,12 @@ class Session:
         if self._buffer:
             data = self._buffer + data
             self._buffer = b""
-        if self._is_free() and self._quick.sent(data):
-            return
-        exchange = self.shards.exchange
+        shards = self.shards
+        exchange = shards.exchange
+        if exchange is None and shards.task is None and not shards.skip_to_sync:
+            half_said = self._unit.size or self._row_rest
+            if not half_said and shards.loss is None and self._quick.sent(data):
+                return
         if self._row_rest and (exchange is None or not exchange.copying):
             data = self._rest_of_row(data)
         if not self.shards.busy:
@@ -61,13 +64,6 @@ class Session:
             self._buffer = data
             if len(data) > self.limits.ahead_bytes_max:
                 self._pause()
-
-    def _is_free(self) -> bool:
-        """Tell whether nothing is in flight, nor half said."""
-        shards = self.shards
-        if shards.exchange is not None or shards.task is not None or shards.skip_to_sync:
-            return False
-        return not self._unit.size and not self._row_rest and shards.loss is None
 
     def _rest_of_row(self, data: bytes) -> bytes:
         """Pass on the end of a row in whose middle a COPY failed: its shard waits for it."""
@@ -292,6 +288,8 @@ class Session:
 
     def _idle(self) -> None:
         """Go on with what the client has sent meanwhile."""
+        if not (self._buffer or self._paused or self.on_idle is not None):
+            return
         if self.client.is_closing():
             return
         if self.on_idle is not None and self.state.status == b"I":

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from reconciler.router import wire
+from reconciler.router.keyed import Parameter
 from reconciler.router.owned import owned_text
 from reconciler.router.relay import Backend, Exchange
 from reconciler.router.routes import Anywhere, CompiledMap, Destination, Everywhere, Wishes
@@ -17,7 +18,10 @@ STATEMENTS_MAX = 10_000
 
 @dataclass(slots=True, eq=False)
 class Prepared:
-    """A prepared statement as the client sent it. Equal only to itself."""
+    """A prepared statement as the client sent it. Equal only to itself.
+
+    ``number``: the parameter that is its one key; 0 when it has none, or was not read.
+    """
 
     name: bytes
     message: bytes
@@ -25,12 +29,15 @@ class Prepared:
     parameters: int = 0
     reading: Reading | None = None
     epoch: int = -1
+    number: int = 0
     _owned: dict[int, Prepared] = field(default_factory=dict)
 
     def read(self, routing: CompiledMap) -> Reading:
         """Return what it says, read once for each map."""
         if self.reading is None or self.epoch != routing.epoch:
             self.reading, self.epoch = routing.reader.read(self.text), routing.epoch
+            term = self.reading.term
+            self.number = term.number if isinstance(term, Parameter) else 0
             self._owned.clear()
         return self.reading
 
