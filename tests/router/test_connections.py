@@ -210,7 +210,7 @@ def test_a_full_pool_ends_in_a_clear_refusal(scene: Scene) -> None:
 
 
 def test_sessions_of_many_clients_are_kept_for_a_while(scene: Scene) -> None:
-    with running(scene, pools=PoolLimits(idle_max=2, idle_s=2.0)) as router:
+    with running(scene, pools=PoolLimits(backends_max=8, idle_max=2, idle_s=2.0)) as router:
         clients = [router.connect() for _ in range(8)]
         for client in clients:
             client.execute(INSERT, [key_at(1), f"{id(client)}"])
@@ -222,9 +222,15 @@ def test_sessions_of_many_clients_are_kept_for_a_while(scene: Scene) -> None:
             again.execute(INSERT, [key_at(1), "again"])
             assert _sessions(scene) == opened
         wait_for(lambda: len(_sessions(scene)) <= 2, "the end of those that are too many")
-        with router.connect() as again:
-            again.execute(INSERT, [key_at(1), "more"])
-    assert len(scene.rows(1)) == 10
+        left = _sessions(scene)
+        clients = [router.connect() for _ in range(8)]
+        for client in clients:  # the closed ones count no more
+            client.execute(INSERT, [key_at(1), f"{id(client)} later"])
+        assert len(left) == 2
+        assert left < _sessions(scene)
+        for client in clients:
+            client.close()
+    assert len(scene.rows(1)) == 17
 
 
 def _sessions(scene: Scene) -> set[int]:

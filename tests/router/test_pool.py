@@ -1,0 +1,72 @@
+"""How long sessions at a shard are kept without a client; the loop's clock is the test's."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+
+from reconciler.router.pool import Access, Pool, PoolLimits
+from reconciler.router.routes import Routes
+from tests.sdk.scene import Scene
+
+
+def pool_of(scene: Scene, limits: PoolLimits) -> Pool:
+    routes = Routes()
+    routes.replace(scene.map)
+    tls = ssl.create_default_context(cafile=scene.tls.ca)
+    access = Access(scene.map.database.name, lambda _: scene.shards[0].app, tls)
+    return Pool(scene.map.owners[0].scope, False, access, routes, limits)
+
+
+async def lent_and_back(pool: Pool, count: int) -> None:
+    idle = pool.idle
+    backends = [await pool.take() for _ in range(count)]
+    for backend in backends:
+        pool.give_back(backend)
+    async with asyncio.timeout(60):
+        while pool.idle < max(idle, count):
+            await asyncio.sleep(0.01)
+
+
+def turn_clock(seconds: float) -> None:
+    """Let a loop's time pass at once."""
+    loop = asyncio.get_running_loop()
+    before = loop.time
+    loop.time = lambda: before() + seconds  # type: ignore[method-assign]
+
+
+async def after(seconds: float) -> None:
+    turn_clock(seconds)
+    await asyncio.sleep(0.01)
+
+
+def test_a_session_is_closed_when_it_was_idle_for_long_and_only_then(scene: Scene) -> None:
+    async def story() -> list[int]:
+        pool = pool_of(scene, PoolLimits(idle_max=0, idle_s=60))
+        await lent_and_back(pool, 1)
+        await after(50)
+        await lent_and_back(pool, 1)
+        seen = []
+        for seconds in (20, 30, 20):  # the first is the end of its earlier stay
+            await after(seconds)
+            seen.append(pool.idle)
+        pool.close()
+        return seen
+
+    assert asyncio.run(story()) == [1, 1, 0]
+
+
+def test_so_many_are_kept_for_ever_and_closed_ones_make_room(scene: Scene) -> None:
+    async def story() -> list[int]:
+        pool = pool_of(scene, PoolLimits(backends_max=5, idle_max=2, idle_s=60))
+        await lent_and_back(pool, 5)
+        seen = [pool.idle]
+        for _ in range(2):
+            await after(70)
+            seen.append(pool.idle)
+        await lent_and_back(pool, 5)
+        seen.append(pool.idle)
+        pool.close()
+        return seen
+
+    assert asyncio.run(story()) == [5, 2, 2, 5]
