@@ -7,7 +7,8 @@ is off everywhere; PgBouncer is one process, all it can be without being started
 
 Direct and PgBouncer (session pooling, as the router's) go to one shard. The router serves both: by
 a key (in a hint, as a literal, as a prepared statement's parameter) each client comes to both and
-has a session at each, twice as many as PgBouncer's; by a shard's name it has as many.
+has a session at each, twice as many as PgBouncer's; by a shard's name it has as many. So has it by
+a few keys of one shard, which PgBouncer is asked for as well.
 """
 
 from __future__ import annotations
@@ -21,11 +22,13 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import psycopg
 
 from reconciler.edges.local.platform import LocalPlatform
+from reconciler.model.hashing import position_of_key
 from reconciler.model.names import Namespace, Scope, ScopeKey
 from tests.edges.servers import free_port
 from tests.local_home import fresh_home, member_with_role
@@ -35,7 +38,11 @@ SESSIONS = 600
 ROWS = 20_000
 ROOT = Path(__file__).resolve().parents[2]
 READ = "SELECT name FROM customers WHERE id = :k;"
+FEW = tuple(islice((k for k in range(1, ROWS) if position_of_key("bigint", str(k)) < 1 << 63), 8))
+"""Keys of the first shard."""
+_PICK = " ".join(f"WHEN :i = {index} THEN {key}" for index, key in enumerate(FEW))
 SCRIPTS = {
+    "few": f"\\set i random(0, {len(FEW) - 1})\n\\set k CASE {_PICK} END\n{READ}\n",
     "hint": f"\\set k random(1, {ROWS})\n/* shard_key: :k */ {READ}\n",
     "shard": f"\\set k random(1, {ROWS})\n/* shard: s0 */ {READ}\n",
     "plain": f"\\set k random(1, {ROWS})\n{READ}\n",
@@ -178,6 +185,7 @@ def compare(home: Path, seconds: int, processes: int, shard: int, password: str)
         if command := bouncer(folder / "bouncer", pooler, shard, password):
             up.enter_context(started(command, folder / "bouncer.log", pooler))
             targets += [Target("pgbouncer", pooler, "plain", m) for m in ("simple", "prepared")]
+            targets.append(Target("pgbouncer, few keys", pooler, "few", "prepared"))
         else:
             print("pgbouncer is not installed: apt-get install pgbouncer")
         log = folder / "router.log"
@@ -187,22 +195,24 @@ def compare(home: Path, seconds: int, processes: int, shard: int, password: str)
             Target("router, by hint", router, "hint", "simple"),
             Target("router, by literal", router, "plain", "simple"),
             Target("router, by parameter", router, "plain", "prepared"),
+            Target("router, by parameter, few keys", router, "few", "prepared"),
         ]
         for clients in CLIENTS:
             report(targets, clients, seconds, folder, password)
 
 
 def report(targets: list[Target], clients: int, seconds: int, folder: Path, password: str) -> None:
-    """Print what each did, and beside PgBouncer in the same mode."""
-    yardsticks: dict[str, Seen] = {}
+    """Print what each did, and beside PgBouncer in the same mode and with as few keys."""
+    yardsticks: dict[tuple[str, bool], Seen] = {}
     for target in targets:
         seen = measure(target, clients, seconds, folder, password)
-        if target.name == "pgbouncer":
-            yardsticks[target.mode] = seen
-        yardstick = yardsticks.get(target.mode)
+        like = (target.mode, target.script == "few")
+        if target.name.startswith("pgbouncer"):
+            yardsticks[like] = seen
+        yardstick = yardsticks.get(like)
         beside = f"{seen.rate / yardstick.rate:6.2f} x" if yardstick else ""
         name = f"{target.name}, {target.mode}"
-        print(f"{clients:4} clients  {name:32}{seen.ms:9.3f} ms{seen.rate:9.0f}/s{beside}")
+        print(f"{clients:4} clients  {name:42}{seen.ms:9.3f} ms{seen.rate:9.0f}/s{beside}")
         sys.stdout.flush()
 
 
