@@ -69,7 +69,7 @@ def test_a_key_found_by_its_shape_is_the_parsers(skeleton: str, place: int, orde
 @pytest.mark.parametrize("first", CONSTANTS)
 def test_a_key_found_by_what_surrounds_it_is_the_parsers(skeleton: str, first: str) -> None:
     shapes = Shapes(READER.read_once)
-    for place in range(4):
+    for place in range(skeleton.count("{}")):
         for constant in CONSTANTS:
             constants = ["1"] * 4
             constants[place] = first
