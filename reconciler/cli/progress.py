@@ -113,7 +113,8 @@ class Lines:
         if said and said[0] == stem and lately:
             return
         self._said[event.step.id] = (stem, event.at)
-        self._say(event.at, f"waits  {title_of(event.step)}: {event.reason}")
+        verb = "does   " if event.works else "waits  "
+        self._say(event.at, f"{verb}{title_of(event.step)}: {event.reason}")
 
     def _say(self, at: datetime, text: str) -> None:
         tell_line(f"{at.astimezone():%H:%M:%S}  {clean(text)}")

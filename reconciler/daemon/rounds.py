@@ -289,7 +289,8 @@ class Teller:
             case StepStarted():
                 self.log.info("step begun", step=event.step.id)
             case StepWaits():
-                self.log.info("step waits", step=event.step.id, reason=event.reason)
+                said = "step works" if event.works else "step waits"
+                self.log.info(said, step=event.step.id, reason=event.reason)
             case StepDone():
                 self.metrics.steps.labels("done").inc()
                 self.log.info("step done", step=event.step.id, seconds=round(event.seconds, 3))

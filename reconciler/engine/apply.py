@@ -297,8 +297,9 @@ class Applier:
     def _perform(self, hands: Hands, step: Step, journal: Journal) -> float:
         """Run one step in a worker's thread and return its seconds."""
         start = time.monotonic()
-        hands = replace(hands, held=partial(self._held, step))
         waits = partial(self._waits, step, journal)
+        does = partial(self._waits, step, journal, works=True)
+        hands = replace(hands, held=partial(self._held, step), does=does)
         turn = self._world.turns.of(
             step, self._world.settings.moves_parallel, hands.clock, waits, self._stop.is_set
         )
@@ -306,14 +307,14 @@ class Applier:
             perform(hands, step.action, waits)
         return time.monotonic() - start
 
-    def _waits(self, step: Step, journal: Journal, reason: str) -> None:
-        """Tell what a step waits for: whoever watches here, and whoever looks from elsewhere."""
+    def _waits(self, step: Step, journal: Journal, reason: str, *, works: bool = False) -> None:
+        """Tell what a step waits for, or does: whoever watches here, and whoever looks elsewhere."""
         now = self._now()
         bounded = not isinstance(step.action, MoveKeyRange | CloseMove)
         until = now + timedelta(seconds=self._world.settings.start_s) if bounded else None
         with suppress(ReconcilerError):  # the step goes on; its outcome will be written or not
             journal.waits(step, reason, now, until)
-        self._tell(StepWaits(now, step, reason))
+        self._tell(StepWaits(now, step, reason, works))
 
     def _take(
         self, future: Future[float], step: Step, progress: Progress, journal: Journal

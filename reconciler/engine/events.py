@@ -30,11 +30,12 @@ class StepStarted:
 
 @dataclass(frozen=True, slots=True)
 class StepWaits:
-    """The step waits for something outside, and for what."""
+    """The step waits for something outside, and for what; or says what it does (``works``)."""
 
     at: datetime
     step: Step
     reason: str
+    works: bool = False
 
 
 @dataclass(frozen=True, slots=True)

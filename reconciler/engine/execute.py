@@ -203,6 +203,7 @@ def _crew(hands: Hands, wait: Wait) -> Crew:
         wait=wait,
         stopping=hands.stop.is_set,
         held=hands.held,
+        does=hands.does,
     )
 
 

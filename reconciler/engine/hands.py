@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from reconciler.engine.move_acts import never_held
+from reconciler.engine.move_acts import never_held, never_told
 from reconciler.engine.observe import login_of, primary_of
 from reconciler.engine.ports import Clock, Mover, Patroni, Platform, Postgres, Store
 from reconciler.engine.problems import NotHealthyInTime, StoppedByUser
@@ -30,7 +30,8 @@ _T = TypeVar("_T")
 class Hands:
     """The edges an apply acts through, the lease it acts under, and when to stop.
 
-    ``held`` tells why a phase of the step may not begin now, by the policies.
+    ``held`` tells why a phase of the step may not begin now, by the policies; ``does`` is told what
+    the step does meanwhile.
     """
 
     platform: Platform
@@ -45,6 +46,7 @@ class Hands:
     start_s: float
     stop: threading.Event
     held: Callable[[str], str] = never_held
+    does: Wait = never_told
 
 
 def shard_of(hands: Hands, key: ScopeKey) -> PlatformShard | None:

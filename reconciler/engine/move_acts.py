@@ -53,6 +53,10 @@ WISH_EVERY_S = 1.0
 """How often a long act asks whether something else is wished by now."""
 
 
+def never_told(_: str) -> None:
+    """Listen to nobody."""
+
+
 def never_held(_: str) -> str:
     """No policy has a say."""
     return ""
@@ -62,7 +66,8 @@ def never_held(_: str) -> str:
 class Crew:
     """What a move is driven with: the edges, the lease, whom to tell, and when to stop.
 
-    ``held`` tells why a phase (``cut``, ``prune``) may not begin now, by the policies.
+    ``wait`` is told what it waits for, ``does`` what it does. ``held`` tells why a phase (``cut``,
+    ``prune``) may not begin now, by the policies.
     """
 
     platform: Platform
@@ -74,6 +79,7 @@ class Crew:
     wait: Callable[[str], None]
     stopping: Callable[[], bool]
     held: Callable[[str], str] = never_held
+    does: Callable[[str], None] = never_told
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +199,7 @@ def _tell_equal(crew: Crew, scene: Scene, found: Comparison) -> None:
     if not found.equal:
         raise rows_differ(scene.move, found)
     later = ", later than the cut: its snapshots were lost" if found.later else ""
-    crew.wait(f"all rows are equal{later}; writers were held {found.held_ms:.1f} ms at most")
+    crew.does(f"all rows are equal{later}; writers were held {found.held_ms:.1f} ms at most")
 
 
 def _publish_cut(crew: Crew, scene: Scene, result: CutResult, published: WriteMap) -> CutResult:
@@ -204,7 +210,7 @@ def _publish_cut(crew: Crew, scene: Scene, result: CutResult, published: WriteMa
     if result.opened:
         _write_map(crew, scene, published)
     pause = "an unknown time" if result.pause_ms is None else f"{result.pause_ms:.0f} ms"
-    crew.wait(
+    crew.does(
         f"cut over in {pause}"
         if result.opened
         else f"the cut backed out after {pause}: {result.reason}"
@@ -219,7 +225,7 @@ def _teller(crew: Crew, keeper: Keeper) -> Callable[[CopyProgress], None]:
         now = keeper.rated(progress)
         left = "" if now.left_s is None else f", about {now.left_s} s left"
         share = now.bytes_done / max(now.bytes_total, 1)
-        crew.wait(
+        crew.does(
             f"copying {keeper.move.keys}: {share:.0%}, {now.rows_done:,} rows, "
             f"{rate(now.bytes_per_s)}{left}"
         )

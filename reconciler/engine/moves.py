@@ -114,7 +114,7 @@ def _decided(crew: Crew, keeper: Keeper, scene: Scene) -> str | None:
         case Act(act):
             if type(act) in BEGINNINGS and crew.stopping():
                 raise StoppedByUser(f"move {move.id}", f"stopped before {BEGINNINGS[type(act)]}")
-            crew.wait(words_of(act, scene.view))
+            crew.does(words_of(act, scene.view))
             _do(crew, keeper, scene, act)
             return ""
         case Wait(reason):

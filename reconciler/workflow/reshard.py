@@ -44,7 +44,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TypeAlias
 
 from reconciler.model.errors import ReconcilerError
@@ -379,7 +379,9 @@ def _hindrance(look: Look) -> Wait | None:
     """Return why no cut, there or back, may be tried now."""
     if look.view.obstacles:
         return Wait(f"no cut while: {'; '.join(look.view.obstacles)}")
-    after = look.move.cut_after
-    if after and look.now < datetime.fromisoformat(after):
-        return Wait(f"the last cut would have held writers for too long; tried again at {after}")
+    after = look.move.cut_after and datetime.fromisoformat(look.move.cut_after)
+    if after and look.now < after:
+        most = f"resharding.pauseMax ({look.move.pause_max_ms} ms)"
+        again = f"tried again at {after.astimezone(UTC):%H:%M:%S} UTC"
+        return Wait(f"the last cut would have held writers for longer than {most}; {again}")
     return None

@@ -181,6 +181,7 @@ def test_plain_progress_repeats_a_wait_only_when_it_changes_or_lasts(
     lines(StepStarted(now, step))
     for seconds, reason in ((0, "a"), (1, "a"), (2, "b"), (3, "b"), (9, "b")):
         lines(StepWaits(now + timedelta(seconds=seconds), step, reason))
+    lines(StepWaits(now, step, "the rows are copied", works=True))
     lines(StepDone(now, step, 2.0))
     told = capsys.readouterr()
     assert told.out == ""
@@ -188,7 +189,7 @@ def test_plain_progress_repeats_a_wait_only_when_it_changes_or_lasts(
     name = "shop: provision s2: 2 instances, PostgreSQL 16, 10Gi"
     assert said == [
         f"begins {name}", f"waits  {name}: a", f"waits  {name}: b", f"waits  {name}: b",
-        f"done   {name} (2 s) 1/3",
+        f"does   {name}: the rows are copied", f"done   {name} (2 s) 1/3",
     ]  # fmt: skip
 
 

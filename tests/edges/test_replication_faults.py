@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from reconciler.edges.postgres_session import LockNotObtained
 from reconciler.edges.replication import LogicalMover
 from reconciler.edges.replication_copy import CopyStopped
 from reconciler.edges.replication_ends import DiskShort, Limits, NotReady
@@ -198,6 +199,20 @@ def test_nothing_is_opened_while_the_source_accepts_the_keys(world: MoveWorld) -
         world.mover.prune(world.move, Side.SOURCE, *world.seats, TOKEN, lambda: False)
 
     assert world.view().opened == ()
+
+
+def test_a_lock_that_the_holds_wait_for_is_told_with_its_holder(world: MoveWorld) -> None:
+    world.go(until=lambda act: isinstance(act, acts.Hold))
+    with world.source.connect() as connection:
+        connection.execute("SET application_name = 'the blocker'")
+        connection.execute("BEGIN")
+        connection.execute("UPDATE entries SET mark = mark")
+
+        with pytest.raises(LockNotObtained, match="not free of writers: the blocker"):
+            world.mover.hold(world.move, *world.seats, TOKEN)
+
+        connection.execute("ROLLBACK")
+    world.go()
 
 
 def test_a_cut_that_a_long_transaction_blocks_backs_out_and_names_it(world: MoveWorld) -> None:

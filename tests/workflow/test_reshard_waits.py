@@ -127,7 +127,10 @@ def test_a_cut_that_backed_out_is_tried_again_later_and_less_and_less_often() ->
         delays.append((datetime.fromisoformat(move.cut_after) - NOW).total_seconds())
 
     assert delays == [2, 4, 8, 16, 32, 64, 128, 256, RETRY_S_MAX, RETRY_S_MAX]
-    assert "tried again at 2026-01-01T12:05:00+00:00" in wait_of(move, READY)
+    assert wait_of(replace(move, pause_max_ms=100), READY) == (
+        "the last cut would have held writers for longer than resharding.pauseMax (100 ms); "
+        "tried again at 12:05:00 UTC"
+    )
     assert act_of(move, READY, NOW + timedelta(seconds=RETRY_S_MAX)) == Cut()
 
 
