@@ -308,7 +308,7 @@ class Applier:
         return time.monotonic() - start
 
     def _waits(self, step: Step, journal: Journal, reason: str, *, works: bool = False) -> None:
-        """Tell what a step waits for, or does: whoever watches here, and whoever looks elsewhere."""
+        """Tell what a step waits for, or does: who watches here, and who looks elsewhere."""
         now = self._now()
         bounded = not isinstance(step.action, MoveKeyRange | CloseMove)
         until = now + timedelta(seconds=self._world.settings.start_s) if bounded else None

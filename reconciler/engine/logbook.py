@@ -93,6 +93,14 @@ class Logbook:
         last = self.lines[-1] if self.lines else None
         return last if last and last.state == "begun" else None
 
+    @property
+    def going_on(self) -> Logbook:
+        """Return it; of one that ended an empty one, as the same move may begin once more.
+
+        An aborted move left the epoch as it was, and its id follows from that.
+        """
+        return self if self.ended is None else Logbook(version=self.version)
+
     def with_outcome(self, state: str, at: str, error: str = "") -> Logbook:
         """Return it with its open line ended."""
         if self.open_line is None:
@@ -237,7 +245,7 @@ class Keeper:
     def _change(self, change: Callable[[Logbook], Logbook], record: Change | None = None) -> None:
         """Write by compare-and-set; a wish written meanwhile is read, and kept."""
         for tries in range(1, _TRIES + 1):
-            book = read_logbook(self.store, self.move)
+            book = read_logbook(self.store, self.move).going_on
             changes: dict[str, tuple[bytes | None, int | None]] = {
                 logbook_key(self.move.database, self.move.id): (
                     encode_logbook(change(book)),

@@ -87,7 +87,7 @@ def _book_of(found: dict[str, Versioned], move: Move) -> Logbook:
     key = logbook_key(move.database, move.id)
     if key in found:
         with suppress(ReconcilerError):
-            return decode_logbook(key, found[key].value, found[key].version)
+            return decode_logbook(key, found[key].value, found[key].version).going_on
     return Logbook()
 
 
