@@ -43,12 +43,15 @@ def _told(move: Move) -> str:
     return f"{move.id} {move.database}: {move.keys} from {move.source} to {move.target}"
 
 
+_AGAIN = "revert the spec as well, else the keys move again after that"
+
+
 def _after(wish: Wish) -> str:
     return {
         "forward": "goes on with the apply that runs, or with the next one",
         "pause": "pauses before its next step",
-        "abort": "is aborted by the apply that runs, or by the next one",
-        "rollback": "is taken back by the next apply",
+        "abort": f"is aborted by the apply that runs, or by the next one; {_AGAIN}",
+        "rollback": f"is taken back by the next apply; {_AGAIN}",
         "finish": "gives up its way back with the next apply",
     }[wish.value]
 

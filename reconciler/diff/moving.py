@@ -22,6 +22,7 @@ from reconciler.model.observed import Catalog, ObservedDatabase, Unseen
 from reconciler.model.routing import RoutingMap
 from reconciler.spec.tables import unmade_tables
 
+_ASKED = "`shardwright operation {}` asked for it"
 _Way = tuple[ScopeKey, ScopeKey, KeySet]
 _NO_WAYS: Mapping[_Way, object] = {}
 
@@ -193,7 +194,7 @@ def _cut_over(database: Database, move: Move, back: MoveKeys | None) -> EndMove:
     return EndMove(database.key, move, Wish.ROLLBACK, "the spec takes it back", place)
 
 
-def _under_way(
+def _under_way(  # noqa: C901  a dispatch table
     database: Database, move: Move, twin: MoveKeys | None, looked_at: str
 ) -> Iterator[MoveKeys | EndMove | Remark]:
     place = database.place.at("spec", "shards")
@@ -201,14 +202,18 @@ def _under_way(
         case Stage.BEFORE if twin is not None and move.wish is not Wish.ABORT:
             yield twin
         case Stage.BEFORE:
-            yield EndMove(database.key, move, Wish.ABORT, "the spec does not ask for it", place)
+            why = "the spec does not ask for it" if twin is None else _ASKED.format("abort")
+            yield EndMove(database.key, move, Wish.ABORT, why, place)
         case Stage.SWITCHED if twin is not None and move.wish is Wish.FINISH:
             # The way back is closing, or lost: the keys come back by a move of their own.
             yield EndMove(database.key, move, Wish.FINISH, "it is being finished", place)
         case Stage.SWITCHED if twin is not None or move.wish is Wish.ROLLBACK:
-            yield EndMove(database.key, move, Wish.ROLLBACK, "the spec takes it back", place)
-        case Stage.SWITCHED if move.wish is Wish.FINISH or window_is_over(move, looked_at):
+            why = "the spec takes it back" if twin is not None else _ASKED.format("rollback")
+            yield EndMove(database.key, move, Wish.ROLLBACK, why, place)
+        case Stage.SWITCHED if window_is_over(move, looked_at):
             yield EndMove(database.key, move, Wish.FINISH, "its rollback window is over", place)
+        case Stage.SWITCHED if move.wish is Wish.FINISH:
+            yield EndMove(database.key, move, Wish.FINISH, _ASKED.format("finish"), place)
         case Stage.SWITCHED if move.wish is Wish.FORWARD and not move.cut_compared:
             # Its applier ended in between: the way back may not be followed yet, and keeps WAL.
             yield EndMove(database.key, move, Wish.FORWARD, "its cut was not compared yet", place)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from reconciler.diff.changes import EndMove, MoveKeys
+from reconciler.model.desired import Shard
 from reconciler.model.moves import EQUAL, Move, Stage, Wish
 from reconciler.model.observed import ObservedState
 from reconciler.plan.moves import begin_move
@@ -49,6 +50,21 @@ def test_a_move_whose_applier_ended_between_its_cut_and_the_comparison_goes_on()
     paused = with_database(seen, moves=(replace(move, cut_compared="", wish=Wish.PAUSE),))
     assert difference(database(*BORDER), paused).changes == ()
     assert only(difference(database(*TWO), uncompared), EndMove).how is Wish.ROLLBACK
+
+
+def test_a_plan_says_whether_the_spec_or_a_person_ends_a_move() -> None:
+    seen, move = _switched(Wish.ROLLBACK)
+    assert _why(BORDER, seen) == "`shardwright operation rollback` asked for it"
+    assert _why(TWO, seen) == "the spec takes it back"
+    assert _why(BORDER, _switched(Wish.FINISH)[0]) == "`shardwright operation finish` asked for it"
+    begun = replace(move, stage=Stage.BEFORE, wish=Wish.ABORT)
+    before = with_database(there(database(*TWO)), moves=(begun,))
+    assert _why(BORDER, before) == "`shardwright operation abort` asked for it"
+    assert _why(TWO, before) == "the spec does not ask for it"
+
+
+def _why(shards: tuple[Shard, ...], seen: ObservedState) -> str:
+    return only(difference(database(*shards), seen), EndMove).reason
 
 
 def test_a_move_that_is_being_finished_is_finished_although_the_spec_is_reverted() -> None:
