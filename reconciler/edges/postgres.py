@@ -14,6 +14,7 @@ from reconciler.edges import postgres_guards, postgres_roles, postgres_schema
 from reconciler.edges.postgres_catalog import HashTests, read_catalog
 from reconciler.edges.postgres_measure import measure
 from reconciler.edges.postgres_session import (
+    OF_A_MOVE,
     PostgresTimeouts,
     Target,
     session,
@@ -28,6 +29,11 @@ from reconciler.model.platform import Credential, Endpoint
 END_MS = 5_000
 """How long a session that is ended may take for it."""
 _CHECK_FENCE = "SELECT shardwright.check_fence(%s)"
+_END_MOVES = """
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+ WHERE datname = current_database() AND application_name ~ %(of)s
+   AND substring(application_name FROM '[0-9]+$')::numeric < %(token)s
+"""
 # An applier begins by raising the token, so whoever holds the fence has the stored one or an older
 # one. Those who wait for it as we do hold only the table's lock.
 _END_SUPERSEDED = """
@@ -55,11 +61,12 @@ class PostgresSql:
     def fence(self, login: Login, primary: Endpoint, database: str, token: FencingToken) -> None:
         """Refuse from now on every holder of a lower token. Raises FencedOff when this is lower.
 
-        One that hangs in the middle of a step (a COPY waits for its client without a limit) would
-        hold the fence for as long: when it does not let go in time, its session is ended.
+        Their sessions for moves are ended, which may hang with a snapshot, or in a COPY that waits
+        for its client without a limit; any other that does not let go of the fence in time, too.
         """
         target = self._target(login, primary, database)
         with session(target, superuser_options(self._timeouts)) as connection:
+            connection.execute(_END_MOVES, {"of": f"^{OF_A_MOVE} [0-9]+$", "token": token})
             try:
                 connection.execute(_CHECK_FENCE, [token])
             except pg.LockNotAvailable:

@@ -120,6 +120,10 @@ class PostgresTimeouts:
     read_only: bool = False
 
 
+OF_A_MOVE = "shardwright move"
+"""How sessions of a move call themselves, with the fencing token of their applier behind it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Target:
     """One database at one primary, and as whom to reach it."""
@@ -131,6 +135,8 @@ class Target:
     timeouts: PostgresTimeouts
     name: str
     """How errors call it: ``shard shop-s0``."""
+    application: str = "shardwright"
+    """How its sessions call themselves."""
 
     @property
     def subject(self) -> str:
@@ -212,7 +218,7 @@ def _connect(target: Target, options: dict[str, str], *, replication: bool) -> p
             connect_timeout=target.timeouts.connect_s,
             tcp_user_timeout=target.timeouts.statement_ms,
             target_session_attrs="primary",
-            application_name="shardwright",
+            application_name=target.application,
             options=" ".join(f"-c {name}={value}" for name, value in asked.items()),
             replication="database" if replication else None,
             autocommit=True,

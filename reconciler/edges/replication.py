@@ -27,7 +27,8 @@ from reconciler.edges import (
     replication_verify,
     replication_view,
 )
-from reconciler.edges.postgres_session import PostgresTimeouts
+from reconciler.edges.postgres_session import OF_A_MOVE, PostgresTimeouts
+from reconciler.edges.postgres_session import Target as Server
 from reconciler.edges.replication_ends import (
     Ends,
     Limits,
@@ -318,11 +319,15 @@ class LogicalMover:
             self._clones.discard(scope)
         replication_sweep.remove(server(seat, self._timeouts), id_, token, self._limits)
 
+    def _server(self, seat: Seat, token: FencingToken) -> Server:
+        at = server(seat, self._timeouts)
+        return replace(at, application=f"{OF_A_MOVE} {token}") if token else at
+
     def _ends(self, move: Move, source: Seat, target: Seat, token: FencingToken) -> Ends:
         return Ends(
             move,
-            server(source, self._timeouts),
-            server(target, self._timeouts),
+            self._server(source, token),
+            self._server(target, token),
             _standbys(source),
             _standbys(target),
             token,

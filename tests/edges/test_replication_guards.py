@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,11 +10,13 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from reconciler.edges.postgres import PostgresSql
 from reconciler.edges.replication import LogicalMover
 from reconciler.edges.replication_ends import Limits, NotReady
 from reconciler.edges.replication_guards import change_guards, narrowed, read_guards
 from reconciler.edges.replication_streams import FilterVoid, _refuse_void
 from reconciler.model.access import FencedOff
+from reconciler.model.errors import ReconcilerError
 from reconciler.model.moves import CopyProgress, Side, Wish
 from reconciler.model.names import FencingToken
 from reconciler.model.platform import TlsFiles
@@ -27,6 +30,7 @@ from tests.edges.replication_world import (
 )
 from tests.edges.servers import postgres_binaries
 from tests.edges.shard import TOKEN
+from tests.local_home import wait_for
 
 
 @pytest.fixture(scope="module")
@@ -151,6 +155,32 @@ def test_an_applier_superseded_while_it_copies_copies_no_further(world: MoveWorl
         world.mover.copy(world.move, *world.seats, TOKEN, tell, lambda: False)
 
     assert len(seen) == 1
+    assert world.view().copied == ""
+
+
+def test_an_applier_that_hangs_while_it_copies_holds_nothing_once_it_is_superseded(
+    world: MoveWorld,
+) -> None:
+    """Neither the fence at the target, nor tables, nor a snapshot at the source."""
+    ours = "SELECT 1 FROM pg_stat_activity WHERE application_name LIKE 'shardwright move %'"
+    later, hung = PostgresSql(), threading.Event()
+    world.go(until=lambda act: isinstance(act, acts.Copy))
+
+    def hang(_: CopyProgress) -> None:
+        assert world.source.rows(ours)
+        assert world.target.rows(ours)
+        for at in (world.source, world.target):
+            later.fence(at.login, at.primary, at.database, FencingToken(TOKEN))
+            assert at.rows(ours), "its own"
+            later.fence(at.login, at.primary, at.database, FencingToken(TOKEN + 1))
+            wait_for(lambda at=at: not at.rows(ours), "its sessions are gone")  # type: ignore[misc]
+        hung.set()
+
+    world.mover = LogicalMover(Limits(chunk_bytes=8192, workers=1))
+    with pytest.raises(ReconcilerError):
+        world.mover.copy(world.move, *world.seats, TOKEN, hang, lambda: False)
+
+    assert hung.is_set()
     assert world.view().copied == ""
 
 

@@ -131,7 +131,7 @@ def test_snapshots_whose_sessions_ended_are_lost(world: MoveWorld) -> None:
     world.go(until=lambda act: isinstance(act, acts.VerifyCut))
     ended = world.source.rows(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database()"
-        " AND application_name = 'shardwright' AND state = 'idle in transaction'"
+        " AND application_name LIKE 'shardwright move %' AND state = 'idle in transaction'"
     )
     assert ended == [(True,)]
 
