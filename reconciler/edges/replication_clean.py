@@ -99,7 +99,7 @@ def _forget_copy(ends: Ends) -> None:
             check_fence(connection, ends.token)
             owned = accepting(ends.move, read_guards(connection))
             connection.execute(
-                "UPDATE shardwright.moved SET slot = '', lsn = NULL, timeline = '',"
+                "UPDATE shardwright.moved SET slot = '', seeded = '', lsn = NULL, timeline = '',"
                 " indexed = false, verified = '', verified_back = '', cut_timeline = ''"
                 " WHERE move_id = %s",
                 [ends.move.id],
