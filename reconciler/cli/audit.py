@@ -21,26 +21,38 @@ if TYPE_CHECKING:
 @click.option("-n", "--last", type=click.IntRange(1), default=30, show_default=True,
               help="With list: how many.")  # fmt: skip
 @click.option("--file", metavar="FILE", help="Read an export instead of etcd.")
+@click.option(
+    "--since", metavar="FILE", help="With verify: an earlier export that it goes on from."
+)
 @output_option("text", "json")
 @click.pass_obj
-def audit(session: Session, verb: str, last: int, file: str | None, output: str) -> int:
+def audit(
+    session: Session, verb: str, last: int, file: str | None, since: str | None, output: str
+) -> int:
     """Show who changed what; verify that it is whole.
 
     Every step and order is an entry that is bound to the one before.
 
     "audit export > FILE" keeps it elsewhere; "audit verify" finds an entry that was changed,
-    removed or moved, in etcd or with --file in an export, and exits 1.
+    removed or moved, in etcd or with --file in an export, and exits 1. With --since it also finds
+    an end that was cut off, or a chain that was written anew, since that export was made.
     """
     import json
 
-    from reconciler.engine.audit import encode_trail, verify
+    from reconciler.engine.audit import encode_trail, verify, verify_since
 
+    if since and verb != "verify":
+        raise click.UsageError("--since belongs to verify")
     trail = _trail(session, file)
     if verb == "export":
         sys.stdout.write(encode_trail(trail))
     elif verb == "verify":
         number = verify(trail)
         until = f"; it begins after entry {trail.anchor[0]}" if trail.anchor[0] else ""
+        if since:
+            earlier = _trail(session, since)
+            verify(earlier)
+            until += f"; it goes on from the export at entry {verify_since(trail, earlier)}"
         write(f"whole: {number} entries{until}")
     elif output == "json":
         write(json.dumps(list(trail.entries[-last:]), indent=2, ensure_ascii=False))

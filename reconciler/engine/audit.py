@@ -54,6 +54,16 @@ class AuditContended(ReconcilerError):
     transient = True
 
 
+class AuditApart(ReconcilerError):
+    """An earlier export and the audit have no entry in common, so nobody can tell whether one
+    goes on from the other.
+
+    The latest 10,000 entries stay in etcd: export more often than so many are written.
+    """
+
+    code = "AU103"
+
+
 @dataclass(frozen=True, slots=True)
 class Deed:
     """What is told: who, when, what of which database, by which plan and revision, how it ended.
@@ -226,3 +236,35 @@ def verify(trail: Trail) -> int:
             remedy="entries at the end were removed; compare with an earlier export",
         )  # fmt: skip
     return len(trail.entries)
+
+
+def verify_since(trail: Trail, earlier: Trail) -> int:
+    """Return the number of the entry from which a whole trail goes on from an earlier, whole one.
+
+    Shows what the trail alone cannot: that its end was cut off and its head written anew, or all of
+    it. Raises AuditBroken, AuditApart.
+    """
+    compare = "somebody wrote another chain: the export has what was there"
+    until, now = (earlier.head or (0, START))[0], (trail.head or (0, START))[0]
+    if until > now:
+        problem = f"is entry {now}, and the export has entries until {until}: the end is gone"
+        raise AuditBroken("audit head", problem, remedy=compare)
+    before, after = _hashes(earlier), _hashes(trail)
+    common = sorted(before.keys() & after.keys())
+    for number in common:
+        if before[number] != after[number]:
+            raise AuditBroken(
+                f"audit entry {number}", "is another one than in the export", remedy=compare
+            )
+    if until and not common:
+        raise AuditApart(
+            "audit", f"the export ends with entry {until}, and what follows it was let go",
+            remedy="compare with a later export",
+        )  # fmt: skip
+    return until
+
+
+def _hashes(trail: Trail) -> dict[int, str]:
+    """Return the hash of each entry that is known, the last that was let go included."""
+    found = {int(entry["number"]): str(entry["hash"]) for entry in trail.entries}
+    return found | ({trail.anchor[0]: trail.anchor[1]} if trail.anchor[0] else {})

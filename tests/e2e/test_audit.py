@@ -49,6 +49,9 @@ def test_every_step_and_order_is_in_the_audit_and_a_change_in_etcd_is_found(
     export.write_text(call("audit", "export").out)
     assert "whole:" in call("audit", "verify").out
     assert "whole:" in call("audit", "verify", "--file", str(export)).out
+    since = call("audit", "verify", "--since", str(export))
+    assert "it goes on from the export at entry" in since.out, since.told()
+    assert "CL001" in call("audit", "list", "--since", str(export)).told()
     listed = call("audit", "list").out
     assert "suspend" in listed
 

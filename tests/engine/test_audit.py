@@ -12,6 +12,7 @@ import pytest
 
 from reconciler.engine.audit import (
     START,
+    AuditApart,
     AuditBroken,
     Deed,
     Trail,
@@ -20,6 +21,7 @@ from reconciler.engine.audit import (
     encode_trail,
     hash_of,
     verify,
+    verify_since,
 )
 from reconciler.model.statements import note, noting
 
@@ -27,11 +29,11 @@ NOW = datetime(2026, 11, 26, 12, tzinfo=UTC)
 Entries = list[dict[str, Any]]
 
 
-def _trail(count: int = 6) -> Trail:
+def _trail(actor: str = "kim@host", count: int = 6) -> Trail:
     entries: Entries = []
     last = START
     for number in range(1, count + 1):
-        deed = Deed(NOW, "kim@host", f"shop-s{number}/configure", "done", sql=("ALTER TABLE t",))
+        deed = Deed(NOW, actor, f"shop-s{number}/configure", "done", sql=("ALTER TABLE t",))
         entries.append(_entry(deed, number, last))
         last = entries[-1]["hash"]
     return Trail(tuple(entries), head=(count, last))
@@ -108,6 +110,37 @@ def test_a_trail_whose_oldest_entries_were_let_go_holds_from_its_anchor() -> Non
     assert verify(rest) == 4
     with pytest.raises(AuditBroken):
         verify(replace(rest, anchor=(2, START)))
+
+
+def test_an_earlier_export_shows_an_end_that_was_cut_off_and_a_chain_that_was_written_anew() -> (
+    None
+):
+    trail = _trail()
+    four = replace(trail, entries=trail.entries[:4], head=(4, trail.entries[3]["hash"]))
+    assert verify(four) == 4, "its head was written anew"
+    assert verify_since(trail, four) == 4
+    assert verify_since(trail, trail) == 6
+    assert verify_since(trail, Trail(())) == 0
+    with pytest.raises(AuditBroken, match="entries until 6: the end is gone"):
+        verify_since(four, trail)
+    with pytest.raises(AuditBroken, match="entry 0, and the export"):
+        verify_since(Trail(()), trail)
+    other = _trail("eve")
+    assert verify(other) == 6
+    with pytest.raises(AuditBroken, match="entry 1: is another one than in the export"):
+        verify_since(other, four)
+
+
+def test_an_export_joins_on_what_was_let_go_since_and_not_on_more() -> None:
+    trail = _trail()
+    two = replace(trail, entries=trail.entries[:2], head=(2, trail.entries[1]["hash"]))
+    rest = replace(trail, entries=trail.entries[2:], anchor=(2, trail.entries[1]["hash"]))
+    assert verify_since(rest, two) == 2
+    with pytest.raises(AuditBroken, match="entry 2"):
+        verify_since(replace(rest, anchor=(2, START)), two)
+    later = replace(rest, entries=trail.entries[3:], anchor=(3, trail.entries[2]["hash"]))
+    with pytest.raises(AuditApart, match="ends with entry 2"):
+        verify_since(later, two)
 
 
 @pytest.mark.parametrize("cut", [0, 1, -1])
