@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from functools import partial
@@ -73,6 +74,8 @@ class Daemon:
     def reconfigure(self, config: DaemonConfig) -> None:
         """Follow these sources from now on; those that stay the same are not disturbed."""
         self.config = config
+        if config.webhook_secret and not os.access(config.webhook_secret, os.R_OK):
+            self.log.warning("webhooks refused", unreadable=str(config.webhook_secret))
         kept = {source.name: source for source in config.sources}
         for name, follower in list(self._followers.items()):
             if kept.get(name) != follower.source:

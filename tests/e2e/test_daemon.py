@@ -254,9 +254,11 @@ def test_its_own_configuration_is_reloaded_and_the_last_good_one_stays(world: Wo
 
     assert wait_for(doubted, "without the file of keys nothing is believed", 60)
     assert not daemon.said("needs a restart")
+    assert not daemon.said("webhooks refused")
     late = "  prometheus: {url: https://prometheus.example}\n  movesMax: 3\n"
-    world.config.write_text(unverified + late)
+    world.config.write_text(unverified + late + "  webhook: {secretFile: nowhere}\n")
     wait_for(lambda: daemon.said("needs a restart") or None, "what is not in force is said")
     assert [x["fields"] for x in daemon.lines() if x["event"] == "needs a restart"] == [
         ["movesMax", "prometheus"]
     ]
+    wait_for(lambda: daemon.said("webhooks refused") or None, "that the secret is not there")
