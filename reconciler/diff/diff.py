@@ -32,7 +32,7 @@ from reconciler.diff.moving import (
     in_moves,
     silent_shards,
 )
-from reconciler.diff.origin import parts_of
+from reconciler.diff.origin import WAITING, parts_of, parts_without_waiting
 from reconciler.diff.refusals import DeletionProtected, KeyTypeChanged, OwnerGone, SpecUnreadable
 from reconciler.diff.scopes import assign_scopes
 from reconciler.diff.shard import Finding, Pair, diff_shard
@@ -104,7 +104,8 @@ def _diff_database(
         # A first map would send clients to a shard of which nobody knows whether it is set up.
         if whole or routing or not isinstance(finding, PublishRouting):
             yield finding
-    for finding in _diff_record(database, seen, desired):
+    waits = any(isinstance(finding, Standstill) for finding in content)
+    for finding in _diff_record(database, seen, desired, waits=waits):
         if whole or not isinstance(finding, RecordApplied):
             yield finding
 
@@ -224,11 +225,13 @@ def _retire(
 
 
 def _diff_record(
-    database: Database, seen: ObservedDatabase, desired: DesiredState
+    database: Database, seen: ObservedDatabase, desired: DesiredState, *, waits: bool
 ) -> Iterator[RecordApplied | Remark]:
     source, file = desired.source, desired.file_of(database.place)
-    parts = parts_of(database)
     record = seen.record if not isinstance(seen.record, Unseen) else None
+    parts = parts_of(database)
+    if waits and record:
+        parts = parts_without_waiting(parts, record)
     if record and record.source != source:
         yield Remark(
             database.key,
@@ -242,6 +245,7 @@ def _diff_record(
         or record.deletion != database.deletion
         or record.file != file
         or not record.parts
+        or (WAITING in record.parts) != (WAITING in parts)
     ):
         version = record.version if record else 0
         yield RecordApplied(database.key, database.digest, database.deletion, file, version, parts)

@@ -57,6 +57,26 @@ def parts_of(database: Database) -> tuple[tuple[str, str], ...]:
     return tuple((name, _short(value)) for name, value in sorted(found.items()))
 
 
+WAITING = ("waiting", "yes")
+"""Stands among the parts of a record while some are noted as they were: it is noted once more."""
+
+
+def parts_without_waiting(
+    parts: tuple[tuple[str, str], ...], record: AppliedRecord
+) -> tuple[tuple[str, str], ...]:
+    """Return the parts to note while moves, tables or schema files wait: theirs as they were.
+
+    What waits was not applied: it has to be pending still, and not drift, when its turn comes.
+    """
+    before = dict(record.parts)
+    told = {
+        name: before.get(name) if name in ("keys", "tables") or name.startswith("schema/") else now
+        for name, now in parts
+    }
+    noted = tuple((name, digest) for name, digest in told.items() if digest is not None)
+    return noted if noted == parts else (*noted, WAITING)
+
+
 def _short(value: object) -> str:
     return sha256(repr(value).encode()).hexdigest()[:12]
 

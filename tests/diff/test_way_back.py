@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from reconciler.diff.changes import EndMove, MoveKeys
+from reconciler.diff.changes import EndMove, MoveKeys, RecordApplied
+from reconciler.diff.origin import Origin, origin_of, parts_of
 from reconciler.model.desired import Shard
 from reconciler.model.moves import EQUAL, Move, Stage, Wish
 from reconciler.model.observed import ObservedState
+from reconciler.model.routing import AppliedRecord
 from reconciler.plan.moves import begin_move
 from reconciler.plan.planner import make_plan
 from reconciler.plan.simulate import what_remains
@@ -50,6 +52,23 @@ def test_a_move_whose_applier_ended_between_its_cut_and_the_comparison_goes_on()
     paused = with_database(seen, moves=(replace(move, cut_compared="", wish=Wish.PAUSE),))
     assert difference(database(*BORDER), paused).changes == ()
     assert only(difference(database(*TWO), uncompared), EndMove).how is Wish.ROLLBACK
+
+
+def test_a_move_that_waited_for_another_one_to_end_is_pending_when_its_turn_comes() -> None:
+    """A spec that was edited in the middle of a move; as drift it might only be reported."""
+    _, move = _switched(Wish.FORWARD)
+    wanted = replace(database(shard("s0", "-50"), shard("s1", "50-")), digest="edited")
+    seen = with_database(there(database(*TWO)), moves=(replace(move, stage=Stage.BEFORE),))
+    note = only(difference(wanted, seen), RecordApplied)
+    before = seen.databases[0].record
+    assert isinstance(before, AppliedRecord)
+    record = replace(before, digest=note.digest, parts=note.parts)
+
+    waits = difference(wanted, with_database(seen, record=record))
+    assert RecordApplied not in {type(change) for change in waits.changes}  # it is noted once
+    after = difference(wanted, with_database(seen, record=record, moves=()))
+    assert origin_of(only(after, MoveKeys), wanted, record) is Origin.PENDING
+    assert only(after, RecordApplied).parts == parts_of(wanted)
 
 
 def test_a_plan_says_whether_the_spec_or_a_person_ends_a_move() -> None:
