@@ -48,6 +48,7 @@ from reconciler.edges.replication_guards import (
     read_guards,
 )
 from reconciler.edges.replication_seed import Clones
+from reconciler.edges.replication_seed_facts import seed_facts
 from reconciler.edges.replication_witness import Witness, open_witness, verify_cut
 from reconciler.model.access import Seat
 from reconciler.model.desired import CopyDriver
@@ -105,7 +106,7 @@ class LogicalMover:
     def seed_facts(self, move: Move, source: Seat, target: Seat | None) -> SeedFacts:
         """Return what a physical copy of the source would be; changes nothing."""
         ends = self._ends(move, source, target or source, _NOBODY)
-        return replication_seed.seed_facts(ends, self._clones)
+        return seed_facts(ends, possible=self._clones is not None)
 
     def number_blocks(
         self, move: Move, source: Seat, target: Seat | None

@@ -11,6 +11,7 @@ from psycopg import sql
 from reconciler.edges.postgres_session import Target as Server
 from reconciler.edges.replication_ends import (
     Ends,
+    Limits,
     check_fence,
     one_text,
     open_session,
@@ -35,7 +36,7 @@ from reconciler.edges.replication_streams import (
     drop_syncs,
     stop_following,
 )
-from reconciler.edges.replication_tables import Heap, MovedTable, sharded_tables
+from reconciler.edges.replication_tables import PAGE_BYTES, Heap, MovedTable, sharded_tables
 from reconciler.model.desired import CopyDriver
 from reconciler.model.errors import ReconcilerError
 from reconciler.model.moves import Side, Stage
@@ -157,33 +158,46 @@ def delete_rows(
     at: Server,
     part: tuple[Heap, sql.Composable],
     stopping: Callable[[], bool],
-    share: float | None = None,
 ) -> bool:
     """Go once through a heap, deleting what a condition tells; nothing new can come meanwhile.
 
-    ``share`` is the part of the time that it works, else the limits' ``prune_share``. False: it was
-    stopped.
+    It works for the limits' ``prune_share`` of the time. False: it was stopped.
     """
-    heap, condition = part
-    pages, limits = -(-heap.main_bytes // 8192), ends.limits
-    share = share or limits.prune_share
-    for first in range(0, pages, limits.prune_pages):
+    share = ends.limits.prune_share
+    for first in first_pages(part[0], ends.limits):
         if stopping():
             return False
         begun = time.monotonic()
-        with connection.transaction():
-            share_fence(connection, at, ends.token)
-            run(
-                connection,
-                "DELETE FROM ONLY {} WHERE ctid >= {}::tid AND ctid < {}::tid AND {}",
-                heap.identifier,
-                sql.Literal(f"({first},0)"),
-                sql.Literal(f"({first + limits.prune_pages},0)"),
-                condition,
-            )
+        delete_pages(connection, ends, at, part, first)
         worked = time.monotonic() - begun
         time.sleep(worked * (1 - share) / share)
     return True
+
+
+def first_pages(heap: Heap, limits: Limits) -> range:
+    """Return where the batches of a heap begin."""
+    return range(0, -(-heap.main_bytes // PAGE_BYTES), limits.prune_pages)
+
+
+def delete_pages(
+    connection: psycopg.Connection,
+    ends: Ends,
+    at: Server,
+    part: tuple[Heap, sql.Composable],
+    first: int,
+) -> None:
+    """Delete what a condition tells from one batch of a heap's pages, in one transaction."""
+    heap, condition = part
+    with connection.transaction():
+        share_fence(connection, at, ends.token)
+        run(
+            connection,
+            "DELETE FROM ONLY {} WHERE ctid >= {}::tid AND ctid < {}::tid AND {}",
+            heap.identifier,
+            sql.Literal(f"({first},0)"),
+            sql.Literal(f"({first + ends.limits.prune_pages},0)"),
+            condition,
+        )
 
 
 def vacuum(connection: psycopg.Connection, heap: Heap) -> None:

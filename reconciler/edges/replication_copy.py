@@ -34,13 +34,12 @@ from reconciler.edges.replication_ends import (
 )
 from reconciler.edges.replication_indexes import rebuild, take_away
 from reconciler.edges.replication_streams import drop_forward, is_kept, slot_blocked, slot_is_whole
-from reconciler.edges.replication_tables import Heap, MovedTable, all_tables
+from reconciler.edges.replication_tables import PAGE_BYTES, Heap, MovedTable, all_tables
 from reconciler.edges.replication_throttle import Throttle
 from reconciler.model.desired import CopyDriver
 from reconciler.model.errors import ReconcilerError
 from reconciler.model.moves import CopyProgress, Move
 
-PAGE_BYTES = 8192
 _REPLICA = {"session_replication_role": "replica"}
 _BY_PAGES = {"enable_seqscan": "off", "max_parallel_workers_per_gather": "0"}
 """Else a chunk of a small or never analyzed table is read by several scans of the whole table."""

@@ -17,6 +17,7 @@ from reconciler.model.moves import Move
 
 _LOOK = (files(__package__) / "sql" / "move_tables.sql").read_text()
 
+PAGE_BYTES = 8192
 HASHES = {
     "int4": "hashint4extended",
     "int8": "hashint8extended",

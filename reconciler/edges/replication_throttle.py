@@ -11,7 +11,7 @@ from __future__ import annotations
 import statistics
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 
 import psycopg
@@ -41,25 +41,32 @@ SELECT coalesce(max(pg_wal_lsn_diff(pg_current_wal_lsn(), flush_lsn)), 0)::bigin
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """Bytes a second, and whether they were too many before."""
+    """Bytes a second, at most how many, and whether they were too many before."""
 
     bytes_s: float
     was_slow: bool = False
+    top_bytes_s: float = TOP_BYTES_S
 
     def after(self, *, slow: bool) -> Pace:
         """Return the pace after a probe."""
         if slow:
-            return Pace(max(self.bytes_s / 2, FLOOR_BYTES_S), was_slow=True)
+            return replace(self, bytes_s=max(self.bytes_s / 2, FLOOR_BYTES_S), was_slow=True)
         growth = GROWTH_ONCE_SLOW if self.was_slow else GROWTH
-        return Pace(min(self.bytes_s * growth, TOP_BYTES_S), self.was_slow)
+        return replace(self, bytes_s=min(self.bytes_s * growth, self.top_bytes_s))
+
+
+OF_ROWS = Pace(START_BYTES_S)
+OF_FILES = Pace(8 * START_BYTES_S, top_bytes_s=4 * TOP_BYTES_S)
+"""Files are read and written in sequence by one stream: they cost a fraction of what rows do."""
 
 
 class Throttle:
     """A pace for copying, held by feedback. ``latency_ratio_max`` 0 means any latency will do."""
 
-    def __init__(self, ends: Ends) -> None:
+    def __init__(self, ends: Ends, begin: Pace = OF_ROWS) -> None:
         self._ends, self._ratio_max = ends, ends.move.latency_ratio_max
-        self._pace = Pace(START_BYTES_S if self._ratio_max > 0 else TOP_BYTES_S)
+        free = replace(begin, bytes_s=begin.top_bytes_s)
+        self._pace = begin if self._ratio_max > 0 else free
         self._limit_ms = 0.0
         self._lock = threading.Lock()
         self._free_at = 0.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -11,9 +12,10 @@ from typing import Any, cast
 
 import pytest
 
-from reconciler.edges.local import swap
+from reconciler.edges.local import clone, swap
 from reconciler.edges.local.clone import LocalClones
 from reconciler.edges.local.platform import LocalPlatform
+from reconciler.edges.local.process_identity import ProcessIdentity, send_signal
 from reconciler.edges.postgres_session import PostgresTimeouts
 from reconciler.edges.replication import LogicalMover
 from reconciler.edges.replication_ends import open_session, server
@@ -158,6 +160,40 @@ def test_an_apply_that_dies_after_any_step_of_a_physical_copy_is_gone_on_with(
 
     assert owned(shop) == {"s0": "-40", "s1": "80-", "s2": "40-80"}
     assert_whole(shop, "mv", ledger)
+    end_window(shop)
+    apply_all(shop)
+    assert leftovers(shop, "mv") == []
+
+
+def test_a_copy_whose_server_did_not_end_cleanly_is_made_anew(
+    shop: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It flushes nothing by itself, so that only a clean end leaves data that can be trusted."""
+    taken: list[str] = []
+    ends = iter([signal.SIGKILL])
+
+    class Noting(LocalClones):
+        def take(self, *values: Any) -> None:
+            taken.append(values[3])
+            super().take(*values)
+
+    def end(process: ProcessIdentity, number: signal.Signals) -> bool:
+        return send_signal(process, next(ends, number))
+
+    monkeypatch.setattr(clone, "send_signal", end)
+    world = shop.world()
+    clones = Noting(cast(LocalPlatform, world.eyes.platform))
+    retile(shop, *SPLIT)
+    with Ledger(shop, "mv") as ledger:
+        ended = shop.apply(replace(world, mover=LogicalMover(clones=clones)))
+
+    assert not ended.failed, shop.failures()
+    assert len(taken) == 2
+    assert owned(shop) == {"s0": "-40", "s1": "80-", "s2": "40-80"}
+    assert_whole(shop, "mv", ledger)
+    others = f"hashint8extended(id, 0) NOT BETWEEN {-(2**62)} AND -1"
+    left = told(shop, "s2", f"SELECT count(*) FROM public.customers WHERE {others}")
+    assert left == [0]
     end_window(shop)
     apply_all(shop)
     assert leftovers(shop, "mv") == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from reconciler.edges.replication_throttle import (
     FLOOR_BYTES_S,
+    OF_FILES,
     START_BYTES_S,
     TOP_BYTES_S,
     Pace,
@@ -18,6 +19,7 @@ def _after(pace: Pace, *probes: bool) -> Pace:
 
 def test_a_copy_that_nobody_feels_is_at_full_pace_within_two_seconds() -> None:
     assert _after(Pace(START_BYTES_S), *[False] * 20).bytes_s == TOP_BYTES_S
+    assert _after(OF_FILES, *[False] * 20).bytes_s == OF_FILES.top_bytes_s > TOP_BYTES_S
 
 
 def test_a_slow_commit_halves_the_pace() -> None:

@@ -15,8 +15,8 @@ OWN, NATIVE, PHYSICAL = CopyDriver
 @pytest.mark.parametrize(
     ("whole", "moved", "driver"),
     [
-        (1 * GB, 1 * GB, OWN),  # starting the shard anew takes longer than the rows do
-        (5 * GB, 5 * GB, PHYSICAL),
+        (GB // 2, GB // 2, OWN),  # starting the shard anew takes longer than the rows do
+        (1 * GB, 1 * GB, PHYSICAL),
         (5 * GB, 2 * GB, OWN),  # as much would be deleted again
         (400 * GB, 100 * GB, OWN),
         (600 * GB, 300 * GB, PHYSICAL),  # the snapshot would grow old
@@ -34,7 +34,7 @@ def test_a_physical_copy_is_taken_where_it_is_clearly_quicker_or_a_snapshot_woul
 
 def test_what_forbids_a_physical_copy_is_told_only_where_one_would_pay() -> None:
     facts = SeedFacts(5 * GB, ("s0 has tablespaces",))
-    large, small = choose_copy(None, 5 * GB, facts), choose_copy(None, 1 * GB, facts)
+    large, small = choose_copy(None, 5 * GB, facts), choose_copy(None, GB // 2, facts)
     assert large.driver is small.driver is OWN
     assert large.why == "no physical copy, though most of a large shard moves: s0 has tablespaces"
     assert small.why == "quicker than a copy of the whole shard"
