@@ -16,24 +16,21 @@ import argparse
 import os
 import shutil
 import statistics
-import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
-
-from psycopg import sql
-from psycopg.conninfo import make_conninfo
 
 from reconciler.edges.replication import LogicalMover
 from reconciler.edges.replication_ends import Limits
 from reconciler.model.moves import Side, Wish
 from reconciler.model.names import Epoch
 from reconciler.workflow import reshard_acts as acts
+from tests.bench.yardsticks import Place, copy_files, dump_and_restore, tablesync, timed
 from tests.edges import replication_world
 from tests.edges.replication_world import (
     Ledger,
@@ -43,12 +40,7 @@ from tests.edges.replication_world import (
     make_world,
     running_pair,
 )
-from tests.edges.servers import (
-    SUPERUSER_PASSWORD,
-    PostgresServer,
-    make_certificates,
-    postgres_binaries,
-)
+from tests.edges.servers import make_certificates, postgres_binaries
 from tests.edges.shard import TestShard, new_shard, schema_file
 
 SCHEMA = """
@@ -105,12 +97,6 @@ def fill(shard: TestShard, rows: int) -> None:
         connection.execute("CHECKPOINT")
 
 
-def timed(what: Callable[[], object]) -> float:
-    begun = time.perf_counter()
-    what()
-    return time.perf_counter() - begun
-
-
 def show(what: str, seconds: float, rows: int, best: float) -> None:
     print(f"{what:58} {seconds:8.1f} s {rows / seconds / 1000:8.0f} k rows/s {seconds / best:6.2f}")
 
@@ -126,69 +112,6 @@ def move(world: MoveWorld) -> dict[str, float]:
     world.go(until=note)
     names, at = list(steps), list(steps.values())
     return {name: at[i + 1] - at[i] for i, name in enumerate(names[:-1])}
-
-
-def tablesync(world: MoveWorld, plain: TestShard) -> None:
-    """One worker, the target's indexes there: how it is usually done."""
-    source = world.source
-    with source.connect() as connection:
-        filters = ", ".join(f"{t} WHERE ({HALF.format(k)})" for t, k in TABLES)
-        connection.execute(f"CREATE PUBLICATION yardstick FOR TABLE {filters}")
-    conninfo = make_conninfo(
-        host=source.primary.host,
-        port=source.primary.postgres_port,
-        dbname=source.database,
-        user="postgres",
-        password=SUPERUSER_PASSWORD,
-        sslmode="require" if source.primary.postgres_tls else "disable",
-    )
-    with plain.connect() as connection:
-        connection.execute("ALTER SYSTEM SET max_sync_workers_per_subscription = 1")
-        connection.execute("SELECT pg_reload_conf()")
-        create = "CREATE SUBSCRIPTION yardstick CONNECTION {} PUBLICATION yardstick"
-        connection.execute(sql.SQL(create).format(sql.Literal(conninfo)))
-        query = "SELECT count(*) FROM pg_subscription_rel WHERE srsubstate <> 'r'"
-        while connection.execute(query).fetchone() != (0,):
-            time.sleep(0.05)
-        connection.execute("ANALYZE")
-        connection.execute("DROP SUBSCRIPTION yardstick")
-    with source.connect() as connection:
-        connection.execute("DROP PUBLICATION yardstick")
-
-
-def dump_and_restore(source: TestShard, target: TestShard, server: PostgresServer) -> None:
-    environment = {**os.environ, "PGPASSWORD": SUPERUSER_PASSWORD, "PGUSER": "postgres"}
-    host = ["--host=127.0.0.1"]
-    dump = subprocess.Popen(
-        [str(server.bin / "pg_dump"), *host, f"--port={source.primary.postgres_port}", "-Fc", "-Z0",
-         "--schema=public", source.database],
-        stdout=subprocess.PIPE, env=environment,
-    )  # fmt: skip
-    subprocess.run(
-        [str(server.bin / "pg_restore"), *host, f"--port={target.primary.postgres_port}", "--clean",
-         "--if-exists", f"--dbname={target.database}"],
-        stdin=dump.stdout, env=environment, check=False, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    assert dump.wait() == 0
-    with target.connect() as connection:
-        connection.execute("ANALYZE")  # as after a move, and after tablesync
-
-
-def copy_files(server: PostgresServer, size: int) -> None:
-    """As many bytes as the target has afterwards, from one file to another, and a sync."""
-    one, other = server.home / "floor.a", server.home / "floor.b"
-    with one.open("wb") as file:
-        for _ in range(size // 1_048_576 + 1):
-            file.write(os.urandom(1_048_576))
-    os.sync()
-    with one.open("rb") as file, other.open("wb") as into:
-        begun = time.perf_counter()
-        shutil.copyfileobj(file, into, 1_048_576)
-        into.flush()
-        os.fsync(into.fileno())
-        copy_files.seconds = time.perf_counter() - begun  # type: ignore[attr-defined]
-    one.unlink()
-    other.unlink()
 
 
 def measure_copy(pair: Pair, rows: int) -> None:
@@ -215,17 +138,16 @@ def compare_with(
     pair: Pair, world: MoveWorld, rows: int, size: int, ours: tuple[float, float]
 ) -> None:
     """Time the yardsticks, and print our time as a part of each: verified, and as they are."""
-    copy_files(pair.target, size)
+    floor = copy_files(pair.target.home, size)
     plain = new_shard(pair.target)
     plain.set_up()
     plain.apply(schema_file(SCHEMA))
-    yardsticks = {
-        "cp": copy_files.seconds,  # type: ignore[attr-defined]
-        "tablesync": timed(lambda: tablesync(world, plain)),
-    }
+    here, there = place_of(world.source), place_of(plain)
+    filters = [f"{table} WHERE ({HALF.format(key)})" for table, key in TABLES]
+    yardsticks = {"cp": floor, "tablesync": timed(lambda: tablesync(here, there, filters))}
     with plain.connect() as connection:
         connection.execute("TRUNCATE customers, orders")
-    yardsticks["pg_restore"] = timed(lambda: dump_and_restore(world.source, plain, pair.source))
+    yardsticks["pg_restore"] = timed(lambda: dump_and_restore(here, there, pair.source.bin))
     assert plain.rows("SELECT count(*) FROM orders") == world.source.rows(
         "SELECT count(*) FROM orders"
     )
@@ -234,6 +156,10 @@ def compare_with(
     for name, seconds in yardsticks.items():
         parts = ours[0] / seconds, ours[1] / seconds
         print(f"move as a part of {name:39} {parts[0]:8.2f}, without verification {parts[1]:.2f}")
+
+
+def place_of(shard: TestShard) -> Place:
+    return Place(shard.primary, shard.login.superuser, shard.database)
 
 
 YARDSTICKS = {

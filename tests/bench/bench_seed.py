@@ -1,87 +1,185 @@
-"""A whole shard by a physical copy beside the same by our own copier.
+"""The rows of a move by bytes and by rows, beside how else they could come, in one table.
 
-    .venv/bin/python -m tests.bench.bench_seed [--rows 3000000]
+    .venv/bin/python -m tests.bench.bench_seed [--rows 5000000] [--whole]
 
-One shard with one table and two indexes is replaced by a new shard, all of whose keys move, twice:
-once by rows and once by bytes, each on a platform of its own. The time is that of the acts that
-bring the rows, from the first copy to the last index; preparing, comparing and cutting over are the
-same for both. Nothing is asserted.
+Half of a shard of twice as many rows goes to a new shard of the same platform by a physical copy,
+then the other half to another one by our own copier; with ``--whole``, all of a shard of so many
+rows, and on from there. The time is that of a move from its first act to a caught-up, indexed,
+verified-equal target; durable commits, the shards otherwise idle. Beside it one-worker tablesync of
+as many rows into a target with its indexes, ``pg_dump | pg_restore`` of the shard, and ``cp`` of as
+many bytes as the rows take at their target by rows, and of the shard's, each with a sync. Nothing
+is asserted.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 from reconciler.edges.local import lifecycle
+from reconciler.edges.local.binaries import find_postgres
 from reconciler.engine.logbook import read_logbook
+from reconciler.engine.observe import primary_of
 from reconciler.engine.wishes import moves_under_way
+from tests.bench.bench_move import HALF, SCHEMA, TABLES
+from tests.bench.yardsticks import Place, copy_files, dump_and_restore, tablesync, timed
 from tests.e2e.scene import Scene, spec_text
 from tests.local_home import fresh_home
 
-TABLE = """\
-create table orders (customer_id bigint, id bigint, state text, note text,
-  primary key (customer_id, id));
-create index orders_state on orders (state, id);
-create index orders_id on orders (id);
-"""
+VERSION = "16"
+INDEXES = SCHEMA[SCHEMA.index("CREATE INDEX") :]
 FILL = """
-INSERT INTO orders
-SELECT n % 50000, n, (ARRAY['open', 'paid', 'sent'])[1 + n % 3], repeat(md5(n::text), 6)
-  FROM generate_series(1, {rows}) n
+SET session_replication_role = replica;
+DROP INDEX customers_email, orders_made, orders_state;
+INSERT INTO customers SELECT i, 'name ' || i, md5(i::text) || '@example.org', now()
+  FROM generate_series(1, {customers}) i;
+INSERT INTO orders SELECT 1 + i % {customers}, i, i % 1000 / 7.0,
+    (ARRAY['new', 'paid', 'sent'])[1 + i % 3], now() - make_interval(secs => i)
+  FROM generate_series(1, {orders}) i;
+{indexes}
 """
-ACTS = ("Copy", "BuildIndexes")
+PARAMETERS = (
+    "{shared_buffers: 256MB, max_wal_size: 4GB, maintenance_work_mem: 256MB,"
+    " checkpoint_timeout: 30min}"
+)
+LAST = "Verify"
 
 
-def text_of(shard: str, copy: str) -> str:
+BEFORE = '{name: s0, keys: ["-"]}'
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How many rows the shard has, the shards after the move by bytes and after that by rows."""
+
+    rows: int
+    by_bytes: tuple[str, ...]
+    by_rows: tuple[str, ...]
+    condition: str
+
+
+def shape_of(rows: int, *, whole: bool) -> Shape:
+    if whole:
+        return Shape(rows, ('{name: s1, keys: ["-"]}',), ('{name: s2, keys: ["-"]}',), "true")
+    upper = '{name: s1, keys: ["80-"]}'
+    first, then = ('{name: s0, keys: ["-80"]}', upper), ('{name: s2, keys: ["-80"]}', upper)
+    return Shape(2 * rows, first, then, HALF)
+
+
+def text_of(name: str, copy: str, *shards: str) -> str:
     more = f"  resharding: {{copy: {copy}, pauseMax: 60s, throttle: {{latencyMax: 1000x}}}}\n"
     return spec_text(
-        "big", f'{{name: {shard}, keys: ["-"]}}', tables="{orders: customer_id}", reference="[]",
+        name,
+        *shards,
+        tables="{customers: id, orders: customer_id}",
+        reference="[]",
+        parameters=PARAMETERS,
         more=more,
-    )  # fmt: skip
+    )
 
 
-def seconds(copy: str, rows: int) -> tuple[float, int]:
-    """Return how long the rows took to come, and the bytes of the source."""
+@contextmanager
+def filled(shape: Shape) -> Iterator[Scene]:
+    """Give a platform with the database ``big``, filled, and ``plain``, empty."""
     with fresh_home() as home, tempfile.TemporaryDirectory() as folder:
         lifecycle.up(home)
         scene = Scene(home, Path(folder))
-        files = scene.specs / "big"
-        files.mkdir(parents=True)
-        (files / "001.sql").write_text(TABLE)
-        scene.write("big", text_of("s0", copy))
+        for name in ("big", "plain"):
+            (scene.specs / name).mkdir(parents=True)
+            (scene.specs / name / "001.sql").write_text(SCHEMA)
+            scene.write(name, text_of(name, "auto", BEFORE))
         scene.applied()
-        scene.sql("big", FILL.format(rows=rows))
-        ((size,),) = scene.sql("big", "SELECT pg_database_size(current_database())")
-        scene.write("big", text_of("s1", copy))
-        ended = scene.apply()
-        assert not ended.failed, scene.failures()
-        store = scene.world().eyes.store
-        (move,) = moves_under_way(store)
-        lines = [line for line in read_logbook(store, move).lines if line.act in ACTS]
-        taken = sum(
-            (
-                datetime.fromisoformat(line.ended_at) - datetime.fromisoformat(line.begun_at)
-            ).total_seconds()
-            for line in lines
-        )
-        return taken, int(size)
+        customers = shape.rows // 4
+        orders = shape.rows - customers
+        fill = FILL.format(customers=customers, orders=orders, indexes=INDEXES)
+        with place_of(scene, "big").connect() as session:
+            session.execute(fill.encode())
+            session.execute("VACUUM ANALYZE")
+            session.execute("CHECKPOINT")
+        os.sync()
+        yield scene
+
+
+def place_of(scene: Scene, name: str, shard: str = "s0") -> Place:
+    primary = primary_of(scene.shard(name, shard), scene.view(name, shard))
+    assert primary is not None
+    return Place(primary, scene.login(name, shard).superuser, name)
+
+
+def move(scene: Scene, copy: str, target: str, shards: tuple[str, ...]) -> float:
+    """Move keys; print the seconds of each act, return those up to a verified-equal target."""
+    scene.write("big", text_of("big", copy, *shards))
+    ended = scene.apply()
+    assert not ended.failed, scene.failures()
+    store = scene.world().eyes.store
+    (under_way,) = [m for m in moves_under_way(store) if m.target == target]
+    assert under_way.copy == copy
+    lines = read_logbook(store, under_way).lines
+    names = [line.act for line in lines]
+    lines = lines[: names.index(LAST) + 1]
+    first = datetime.fromisoformat(lines[0].begun_at)
+    for line in lines:
+        begun, over = datetime.fromisoformat(line.begun_at), datetime.fromisoformat(line.ended_at)
+        at, taken = (begun - first).total_seconds(), (over - begun).total_seconds()
+        print(f"    at {at:6.1f} s {line.act:24} {taken:8.1f} s")
+    return (datetime.fromisoformat(lines[-1].ended_at) - first).total_seconds()
+
+
+def show(what: str, seconds: float, rows: int, *ours: float) -> None:
+    parts = "".join(f" {one / seconds:8.2f}" for one in ours)
+    print(f"{what:52} {seconds:8.1f} s {rows / seconds / 1000:8.0f} k rows/s{parts}", flush=True)
+
+
+def measure(shape: Shape) -> None:
+    with filled(shape) as scene:
+        by_bytes = move(scene, "physical", "s1", shape.by_bytes)
+        print(f"by bytes: {by_bytes:.1f} s", flush=True)
+        by_rows = move(scene, "own", "s2", shape.by_rows)
+        print(f"by rows: {by_rows:.1f} s", flush=True)
+        compare(scene, shape, (by_bytes, by_rows))
+
+
+def compare(scene: Scene, shape: Shape, ours: tuple[float, float]) -> None:
+    here, gone, plain = (
+        place_of(scene, "big"),
+        place_of(scene, "big", "s2"),
+        place_of(scene, "plain"),
+    )
+    size = "pg_total_relation_size('customers') + pg_total_relation_size('orders')"
+    count = "(SELECT count(*) FROM customers) + (SELECT count(*) FROM orders)"
+    with gone.connect() as session:
+        ((rows, moved),) = session.execute(f"SELECT {count}, {size}".encode()).fetchall()
+    with here.connect() as session:
+        ((whole,),) = session.execute(f"SELECT {size}".encode()).fetchall()
+    print(f"{rows:,} of {shape.rows:,} rows moved: {moved / 1e6:.0f} of {whole / 1e6:.0f} MB")
+    print(f"{'as a part of this:':80} by bytes  by rows")
+    show("a move by bytes", ours[0], rows, *ours)
+    show("a move by rows", ours[1], rows, *ours)
+    show("cp of the moved bytes, synced", copy_files(scene.home, moved), rows, *ours)
+    show("cp of the shard's bytes, synced", copy_files(scene.home, whole), rows, *ours)
+    filters = [f"{table} WHERE ({shape.condition.format(key)})" for table, key in TABLES]
+    taken = timed(lambda: tablesync(here, plain, filters))
+    show("tablesync, one worker, indexes there", taken, rows, *ours)
+    with plain.connect() as session:
+        session.execute("TRUNCATE customers, orders")
+    programs = Path(find_postgres(VERSION).bin_dir)
+    taken = timed(lambda: dump_and_restore(here, plain, programs))
+    show("pg_dump | pg_restore of the shard", taken, rows, *ours)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--rows", type=int, default=3_000_000)
-    rows = parser.parse_args().rows
-    by_rows, size = seconds("own", rows)
-    print(
-        f"by rows: {by_rows:.1f} s, {size / 1e6:.0f} MB, {size / by_rows / 1e6:.0f} MB/s",
-        flush=True,
-    )
-    by_bytes, size = seconds("physical", rows)
-    print(f"by bytes: {by_bytes:.1f} s, {size / by_bytes / 1e6:.0f} MB/s")
-    print(f"by bytes takes {by_bytes / by_rows:.2f} of the time")
+    parser.add_argument("--rows", type=int, default=5_000_000)
+    parser.add_argument("--whole", action="store_true", help="all of a shard moves, not half")
+    chosen = parser.parse_args()
+    print(f"PostgreSQL {VERSION}, both shards on this host; load average {os.getloadavg()}")
+    measure(shape_of(chosen.rows, whole=chosen.whole))
 
 
 if __name__ == "__main__":

@@ -94,6 +94,15 @@ FIGURES: tuple[Figure, ...] = (
                rf"^move as a part of {name}\s+[\d.]+, without verification ([\d.]+)")
         for name, most in (("tablesync", 1 / 2), ("pg_restore", 1 / 3.5), ("cp", 3.0))
     ),
+    *(
+        Figure("seed", f"5 million rows by bytes, verified, as a part of {name}", "x",
+               rf"^{line}.*rows/s\s+([\d.]+)", most, "by rows, of it",
+               rf"^{line}.*rows/s\s+[\d.]+\s+([\d.]+)")
+        for name, line, most in (
+            ("tablesync", "tablesync", 1 / 2), ("pg_restore", "pg_dump", 1 / 3.5),
+            ("cp", "cp of the moved", 3.0),
+        )
+    ),
     Figure("move", "pause of a cut, median", "ms", r"^pause of .*median ([\d.]+)", 25),
     Figure("move", "pause of a cut, largest", "ms", r"^pause of .*largest ([\d.]+)", 100),
     *(
