@@ -65,7 +65,7 @@ class ShardKeyOfAnotherType(ReconcilerError):
     varchar, uuid. A shard would refuse the guards of such a table, with its schema already applied.
     """
 
-    code = "SP123"
+    code = "SP124"
 
 
 class DeclaredTableNotMade(ReconcilerError):
@@ -93,7 +93,7 @@ class _After:
 def table_problems(
     files: Iterable[SchemaFile], sharding: Sharding, file: str, places: Mapping[str, Place]
 ) -> Iterator[tuple[Place | Position, ReconcilerError]]:
-    """Yield SP119 where an undeclared table is made, SP120 and SP123 where a key is wrong.
+    """Yield SP119 where an undeclared table is made, SP120 and SP124 where a key is wrong.
 
     ``places`` are those of the declarations, by the tables' full names, in ``file``.
     """

@@ -151,7 +151,7 @@ def test_a_shard_key_of_another_type_is_found_before_a_shard_refuses_it(
     text = f"create table orders ({column}" + ("" if ");" in column else ")")
     problems = [str(error) for _, error in table_problems(files_of(text), SHARDING, "a", PLACES)]
     expected = (
-        f"SP123  table orders: its shard key customer_id is {kind} (1.sql:1:14), and sharding.type "
+        f"SP124  table orders: its shard key customer_id is {kind} (1.sql:1:14), and sharding.type "
         "bigint takes int4 or int8"
     )
     assert [problem.partition("\n")[0] for problem in problems] == [expected] * bool(kind)
@@ -161,7 +161,7 @@ def test_the_type_that_a_key_asks_for_is_named_unless_the_types_word_was_unreada
     spec = GOOD.replace("  sharding:", "  schema: {files: [s/*.sql]}\n  sharding:")
     made = b"create table orders (customer_id uuid); create table countries (code text)"
     (told,) = problems(spec, s__1=made)
-    assert told.startswith("SP123 a.yaml:13:14  table orders: ")
+    assert told.startswith("SP124 a.yaml:13:14  table orders: ")
     assert told.endswith("try: set sharding.type to uuid, or make the column int4 or int8")
     (told,) = problems(spec.replace("type: bigint", "type: guid"), s__1=made)
     assert told.startswith("SP023 ")
