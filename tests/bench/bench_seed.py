@@ -1,14 +1,13 @@
 """The rows of a move by bytes and by rows, beside how else they could come, in one table.
 
-    .venv/bin/python -m tests.bench.bench_seed [--rows 5000000] [--whole]
+    .venv/bin/python -m tests.bench.bench_seed [--rows 5000000]
 
 Half of a shard of twice as many rows goes to a new shard of the same platform by a physical copy,
-then the other half to another one by our own copier; with ``--whole``, all of a shard of so many
-rows, and on from there. The time is that of a move from its first act to a caught-up, indexed,
-verified-equal target; durable commits, the shards otherwise idle. Beside it one-worker tablesync of
-as many rows into a target with its indexes, ``pg_dump | pg_restore`` of the shard, and ``cp`` of as
-many bytes as the rows take at their target by rows, and of the shard's, each with a sync. Nothing
-is asserted.
+then the other half to another one by our own copier. The time is that of a move from its first act
+to a caught-up, indexed, verified-equal target; durable commits, the shards otherwise idle. Beside
+it one-worker tablesync of as many rows into a target with its indexes, ``pg_dump | pg_restore`` of
+the shard, and ``cp`` of as many bytes as the rows take at their target by rows, and of the shard's,
+each with a sync. Nothing is asserted.
 """
 
 from __future__ import annotations
@@ -18,7 +17,6 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
@@ -54,22 +52,9 @@ LAST = "Verify"
 BEFORE = '{name: s0, keys: ["-"]}'
 
 
-@dataclass(frozen=True)
-class Shape:
-    """How many rows the shard has, the shards after the move by bytes and after that by rows."""
-
-    rows: int
-    by_bytes: tuple[str, ...]
-    by_rows: tuple[str, ...]
-    condition: str
-
-
-def shape_of(rows: int, *, whole: bool) -> Shape:
-    if whole:
-        return Shape(rows, ('{name: s1, keys: ["-"]}',), ('{name: s2, keys: ["-"]}',), "true")
-    upper = '{name: s1, keys: ["80-"]}'
-    first, then = ('{name: s0, keys: ["-80"]}', upper), ('{name: s2, keys: ["-80"]}', upper)
-    return Shape(2 * rows, first, then, HALF)
+UPPER = '{name: s1, keys: ["80-"]}'
+BY_BYTES = ('{name: s0, keys: ["-80"]}', UPPER)
+BY_ROWS = ('{name: s2, keys: ["-80"]}', UPPER)
 
 
 def text_of(name: str, copy: str, *shards: str) -> str:
@@ -85,7 +70,7 @@ def text_of(name: str, copy: str, *shards: str) -> str:
 
 
 @contextmanager
-def filled(shape: Shape) -> Iterator[Scene]:
+def filled(of_all: int) -> Iterator[Scene]:
     """Give a platform with the database ``big``, filled, and ``plain``, empty."""
     with fresh_home() as home, tempfile.TemporaryDirectory() as folder:
         lifecycle.up(home)
@@ -95,8 +80,8 @@ def filled(shape: Shape) -> Iterator[Scene]:
             (scene.specs / name / "001.sql").write_text(SCHEMA)
             scene.write(name, text_of(name, "auto", BEFORE))
         scene.applied()
-        customers = shape.rows // 4
-        orders = shape.rows - customers
+        customers = of_all // 4
+        orders = of_all - customers
         fill = FILL.format(customers=customers, orders=orders, indexes=INDEXES)
         with place_of(scene, "big").connect() as session:
             session.execute(fill.encode())
@@ -136,16 +121,16 @@ def show(what: str, seconds: float, rows: int, *ours: float) -> None:
     print(f"{what:52} {seconds:8.1f} s {rows / seconds / 1000:8.0f} k rows/s{parts}", flush=True)
 
 
-def measure(shape: Shape) -> None:
-    with filled(shape) as scene:
-        by_bytes = move(scene, "physical", "s1", shape.by_bytes)
+def measure(of_all: int) -> None:
+    with filled(of_all) as scene:
+        by_bytes = move(scene, "physical", "s1", BY_BYTES)
         print(f"by bytes: {by_bytes:.1f} s", flush=True)
-        by_rows = move(scene, "own", "s2", shape.by_rows)
+        by_rows = move(scene, "own", "s2", BY_ROWS)
         print(f"by rows: {by_rows:.1f} s", flush=True)
-        compare(scene, shape, (by_bytes, by_rows))
+        compare(scene, of_all, (by_bytes, by_rows))
 
 
-def compare(scene: Scene, shape: Shape, ours: tuple[float, float]) -> None:
+def compare(scene: Scene, of_all: int, ours: tuple[float, float]) -> None:
     here, gone, plain = (
         place_of(scene, "big"),
         place_of(scene, "big", "s2"),
@@ -157,13 +142,13 @@ def compare(scene: Scene, shape: Shape, ours: tuple[float, float]) -> None:
         ((rows, moved),) = session.execute(f"SELECT {count}, {size}".encode()).fetchall()
     with here.connect() as session:
         ((whole,),) = session.execute(f"SELECT {size}".encode()).fetchall()
-    print(f"{rows:,} of {shape.rows:,} rows moved: {moved / 1e6:.0f} of {whole / 1e6:.0f} MB")
+    print(f"{rows:,} of {of_all:,} rows moved: {moved / 1e6:.0f} of {whole / 1e6:.0f} MB")
     print(f"{'as a part of this:':80} by bytes  by rows")
     show("a move by bytes", ours[0], rows, *ours)
     show("a move by rows", ours[1], rows, *ours)
     show("cp of the moved bytes, synced", copy_files(scene.home, moved), rows, *ours)
     show("cp of the shard's bytes, synced", copy_files(scene.home, whole), rows, *ours)
-    filters = [f"{table} WHERE ({shape.condition.format(key)})" for table, key in TABLES]
+    filters = [f"{table} WHERE ({HALF.format(key)})" for table, key in TABLES]
     taken = timed(lambda: tablesync(here, plain, filters))
     show("tablesync, one worker, indexes there", taken, rows, *ours)
     with plain.connect() as session:
@@ -176,10 +161,9 @@ def compare(scene: Scene, shape: Shape, ours: tuple[float, float]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rows", type=int, default=5_000_000)
-    parser.add_argument("--whole", action="store_true", help="all of a shard moves, not half")
     chosen = parser.parse_args()
     print(f"PostgreSQL {VERSION}, both shards on this host; load average {os.getloadavg()}")
-    measure(shape_of(chosen.rows, whole=chosen.whole))
+    measure(2 * chosen.rows)
 
 
 if __name__ == "__main__":
