@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 from dataclasses import replace
 from pathlib import Path
 from struct import pack
@@ -19,8 +20,9 @@ from psycopg import errors
 
 from reconciler.model.names import Epoch
 from reconciler.router import wire
+from reconciler.router.pool import PoolLimits
 from tests.local_home import wait_for
-from tests.router.conftest import RunningRouter, key_at, moved_key
+from tests.router.conftest import RunningRouter, key_at, moved_key, running
 from tests.sdk.scene import TABLE, Scene
 
 INSERT = "INSERT INTO entry (k, id) VALUES ({}, '{}')"
@@ -43,7 +45,10 @@ def bind(name: str, *values: object) -> bytes:
 
 
 def told(client: Client, *chunks: bytes, answers: int = 1) -> list[str]:
-    """Send chunks, each alone, and return the values and error codes of so many answers."""
+    """Send chunks, each alone, and return the values and error codes of so many answers.
+
+    A shard that waits for a COPY's rows has answered, too.
+    """
     found: list[str] = []
     with socket.socket(fileno=os.dup(client.pgconn.socket)) as raw:
         raw.settimeout(60)
@@ -58,7 +63,7 @@ def told(client: Client, *chunks: bytes, answers: int = 1) -> list[str]:
             while len(rest) > 4 and len(rest) > (size := wire.read_int(rest, 1)):
                 frame, rest = rest[: size + 1], rest[size + 1 :]
                 found += _value(frame)
-                answers -= frame[:1] == b"Z"
+                answers -= frame[:1] in (b"Z", b"G")
     return found
 
 
@@ -106,6 +111,18 @@ def test_what_comes_before_an_answer_waits_for_it(client: Client, hint: str) -> 
     assert told(client, slow, query(THERE, hint), answers=2) == ["slept", "there"]
 
 
+def test_what_comes_while_a_session_is_awaited_waits_for_its_turn(scene: Scene) -> None:
+    limits = PoolLimits(backends_max=1, wait_s=60)
+    with running(scene, pools=limits) as router, router.connect() as client:
+        other = router.connect()
+        for one, key, ident in ((client, THERE, "there"), (other, HERE, "here")):
+            one.execute(INSERT.format(key, ident).encode())
+        leaving = threading.Timer(1, other.close)
+        leaving.start()
+        assert told(client, query(HERE), query(THERE), answers=2) == ["here", "there"]
+        leaving.join()
+
+
 def test_extended_queries_that_come_at_once_are_told_apart(client: Client) -> None:
     for ask in (parse("", READ) + bind("", HERE), bind("", HERE)):
         assert told(client, ask + EXECUTE + SYNC) == ["here"]
@@ -116,10 +133,20 @@ def test_extended_queries_that_come_at_once_are_told_apart(client: Client) -> No
 
 
 def test_the_beginning_of_a_unit_is_not_forgotten(client: Client) -> None:
-    for _ in range(2):
-        assert told(client, parse("", READ) + bind("", THERE) + EXECUTE + SYNC) == ["there"]
+    for key in (HERE, THERE):
+        told(client, parse("", READ) + bind("", key) + EXECUTE + SYNC)
+    first, second = (bind("", key) + EXECUTE for key in (THERE, HERE))
+    assert told(client, first, second + SYNC) == ["0A000"]
     other = parse("", "SELECT 'other' WHERE $1 <> ''")
     assert told(client, other, bind("", HERE) + EXECUTE + SYNC) == ["other"]
+
+
+def test_the_end_of_a_failed_copys_row_is_no_query(client: Client) -> None:
+    hidden = query(HERE)
+    assert told(client, wire.query("/* shard: s0 */ COPY entry FROM STDIN")) == []
+    half = b"d" + pack("!i", 4 + 3 + len(hidden)) + b"row"
+    assert told(client, wire.frame(b"d", b"no number\n") + half) == ["22P02"]
+    assert told(client, hidden, query(THERE)) == ["there"]
 
 
 def test_after_an_error_all_is_skipped_up_to_the_sync(client: Client) -> None:
@@ -171,11 +198,13 @@ def test_the_unnamed_statement_is_the_last_that_was_parsed(client: Client) -> No
             assert told(client, ask) == [letter]
 
 
-def test_a_named_statement_beside_an_unnamed_parse_is_brought_along(client: Client) -> None:
-    assert told(client, parse("n", READ) + bind("n", HERE) + EXECUTE + SYNC) == ["here"]
-    for _ in range(2):
-        assert told(client, parse("", READ) + bind("", THERE) + EXECUTE + SYNC) == ["there"]
-    assert told(client, parse("", READ) + bind("n", THERE) + EXECUTE + SYNC) == ["there"]
+def test_a_named_statement_is_brought_along_to_a_shard_that_lacks_it(client: Client) -> None:
+    unnamed = parse("", READ)
+    for name, before in (("n", b""), ("m", unnamed)):
+        assert told(client, parse(name, READ) + bind(name, HERE) + EXECUTE + SYNC) == ["here"]
+        for _ in range(2):
+            assert told(client, unnamed + bind("", THERE) + EXECUTE + SYNC) == ["there"]
+        assert told(client, before + bind(name, THERE) + EXECUTE + SYNC) == ["there"]
 
 
 def test_a_statement_read_by_an_older_map_is_read_anew(
