@@ -132,17 +132,23 @@ def bars(plan: Plan) -> Iterator[Watcher]:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+    console = Console(stderr=True, no_color=bool(os.environ.get("NO_COLOR")))
     progress = Progress(
         SpinnerColumn(finished_text="[green]✓[/]"),
         TextColumn("{task.description}", markup=False, table_column=_one_line(2)),
-        BarColumn(bar_width=24),
+        BarColumn(bar_width=bar_width(console.width)),
         TextColumn("{task.fields[said]}", style="dim", markup=False, table_column=_one_line(3)),
         TimeElapsedColumn(),
-        console=Console(stderr=True, no_color=bool(os.environ.get("NO_COLOR"))),
+        console=console,
         expand=True,
     )
     with progress:
         yield Bars(progress, plan)
+
+
+def bar_width(columns: int) -> int:
+    """Return how many of a terminal's columns a bar takes; what a step waits for needs more."""
+    return max(6, min(24, columns // 10))
 
 
 def _one_line(ratio: int) -> Column:

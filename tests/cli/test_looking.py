@@ -17,7 +17,7 @@ from reconciler.cli.errors import tell_error
 from reconciler.cli.get import Kind, kind_and_name
 from reconciler.cli.looking import NotFound, named
 from reconciler.cli.objects import Object, database_object, histogram, move_object, shard_object
-from reconciler.cli.progress import Failures, Lines
+from reconciler.cli.progress import Failures, Lines, bar_width
 from reconciler.cli.table import table
 from reconciler.engine.conditions import Facts, conditions_of
 from reconciler.engine.events import (
@@ -191,6 +191,10 @@ def test_plain_progress_repeats_a_wait_only_when_it_changes_or_lasts(
         f"begins {name}", f"waits  {name}: a", f"waits  {name}: b", f"waits  {name}: b",
         f"does   {name}: the rows are copied", f"done   {name} (2 s) 1/3",
     ]  # fmt: skip
+
+
+def test_in_a_narrow_terminal_the_reason_has_more_room_than_the_bar() -> None:
+    assert [bar_width(columns) for columns in (20, 80, 120, 400)] == [6, 8, 12, 24]
 
 
 def test_a_growing_amount_is_not_said_every_moment(capsys: pytest.CaptureFixture[str]) -> None:
