@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 from reconciler.diff.changes import EndMove, MoveKeys, Refusal, Remark, Standstill
 from reconciler.diff.refusals import MovedTableNotMade, MoveRefused
 from reconciler.model.desired import Database, ShardedTable
-from reconciler.model.keyspace import KeySet
+from reconciler.model.keyspace import KeySet, key_set
 from reconciler.model.moves import Move, Preflight, Stage, Wish, bytes_of
 from reconciler.model.names import ScopeKey
 from reconciler.model.observed import Catalog, ObservedDatabase, Unseen
@@ -38,6 +38,7 @@ def diff_moves(
 
     ``changing`` are the shards whose schema or parameters the same difference changes.
     """
+    wanted = tuple(piece for change in wanted for piece in _ways_back(change, seen.moves))
     taken: set[MoveKeys] = set()
     by_way = {(c.source_scope, c.target_scope, c.keys): c for c in wanted}
     for move in seen.moves:
@@ -68,6 +69,23 @@ def diff_moves(
             crowd.append(_Size("", bytes_of(change.tables)))
             yield from _lacking(database, seen, change)
             yield from _begin(seen, change, sides & changing)
+
+
+def _ways_back(change: MoveKeys, moves: Iterable[Move]) -> tuple[MoveKeys, ...]:
+    """Return a wanted move as the ways back of the moves that it takes back together, else whole.
+
+    So a spec may be reverted by several commits at once.
+    """
+    ways = [
+        move
+        for move in moves
+        if move.stage is Stage.SWITCHED
+        and (move.target_scope, move.source_scope) == (change.source_scope, change.target_scope)
+        and not move.keys - change.keys
+    ]
+    if change.keys - key_set(one for move in ways for one in move.keys.ranges):
+        return (change,)
+    return tuple(replace(change, keys=move.keys) for move in ways)
 
 
 def holds_up(

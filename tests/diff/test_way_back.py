@@ -7,7 +7,8 @@ from dataclasses import replace
 from reconciler.diff.changes import EndMove, MoveKeys, RecordApplied
 from reconciler.diff.origin import Origin, origin_of, parts_of
 from reconciler.model.desired import Shard
-from reconciler.model.moves import EQUAL, Move, Stage, Wish
+from reconciler.model.keyspace import parse_key_set
+from reconciler.model.moves import EQUAL, Move, MoveId, Stage, Wish
 from reconciler.model.observed import ObservedState
 from reconciler.model.routing import AppliedRecord
 from reconciler.plan.moves import begin_move
@@ -69,6 +70,24 @@ def test_a_move_that_waited_for_another_one_to_end_is_pending_when_its_turn_come
     after = difference(wanted, with_database(seen, record=record, moves=()))
     assert origin_of(only(after, MoveKeys), wanted, record) is Origin.PENDING
     assert only(after, RecordApplied).parts == parts_of(wanted)
+
+
+def test_a_spec_that_is_reverted_by_two_commits_at_once_takes_both_moves_back() -> None:
+    _, first = _switched(Wish.FORWARD)
+    keys = parse_key_set("20-40")
+    second = replace(first, id=MoveId("m00000002"), keys=keys)
+    seen = there(database(shard("s0", "-20"), shard("s1", "20-")))
+
+    both = difference(database(*TWO), with_database(seen, moves=(first, second)))
+    ends = [change for change in both.changes if isinstance(change, EndMove)]
+    assert [(change.move, change.how) for change in ends] == [
+        (first, Wish.ROLLBACK), (second, Wish.ROLLBACK),
+    ]  # fmt: skip
+    assert both.standstills == ()
+    # One that is not whole without other keys is no way back: it waits, as any other.
+    part = difference(database(*TWO), with_database(seen, moves=(first,)))
+    assert not [change for change in part.changes if isinstance(change, EndMove)]
+    assert len(part.standstills) == 1
 
 
 def test_a_plan_says_whether_the_spec_or_a_person_ends_a_move() -> None:
