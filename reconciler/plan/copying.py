@@ -9,7 +9,7 @@ COPY_BYTES_PER_S = 60e6
 """Rows copied, indexed and caught up: resharding.md, section 2, on two small cores."""
 SEED_BYTES_PER_S, DELETE_BYTES_PER_S, SEED_S = 200e6, 150e6, 6.0
 """A base backup, flushed; deleting the rows of other keys; and starting the target anew: 552 MB of
-which half moved took 10.4 s so (``tests.bench.bench_seed``, at a load of 4)."""
+which half moved took 10.4 s so (``tests.bench.bench_seed``, beside one other test)."""
 CLEARLY = 0.8
 SNAPSHOT_S_MAX = 3600.0
 """A copy of rows holds a snapshot as long as it runs, and no vacuum removes what died since."""
