@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import re
 import shutil
+from hashlib import sha256
 from pathlib import Path
+from typing import TextIO
 
 import pytest
 
@@ -93,6 +96,20 @@ def test_a_status_that_nobody_holds_is_told_as_old_and_goes_when_all_sources_are
     assert world.database("stays")["reason"] == "Suspended"
 
 
+def _in_doubt(world: World, name: str) -> str:
+    found = world.database(name)
+    return str(found["message"]) if found.get("reason") == "SourceInDoubt" else ""
+
+
+def _held(repository: Path, world: World) -> TextIO:
+    """Hold the cache of a repository, so that a look at it takes until the file is closed."""
+    name = sha256(f"2 {repository.resolve()}".encode()).hexdigest()[:24]
+    home = Path(world.scene.call.environment["HOME"])
+    lock = (home / ".cache" / "shardwright" / "git" / f"{name}.lock").open("r+")
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    return lock
+
+
 MOVING = """\
 apiVersion: shardwright.dev/v1alpha1
 kind: ReconcilerConfig
@@ -130,8 +147,9 @@ def test_a_database_that_changes_its_source_is_not_stopped_before_the_other_was_
     (other / "moves.yaml").write_text(text.replace("shards:", "shard:") if mistake else text)
     git(other, "add", "-A")
     git(other, "commit", "-q", "-m", "it came")
+    held = None if mistake else _held(other, world)
     world.commit("it went")
-    if mistake:
+    if held is None:
         wait_for(
             lambda: world.database("moves").get("reason") == "SourceInDoubt" or None, "in doubt", 60
         )
@@ -143,6 +161,10 @@ def test_a_database_that_changes_its_source_is_not_stopped_before_the_other_was_
         assert "newest revision of source" in world.database("moves")["message"]
         (other / "moves.yaml").write_text(text)
         git(other, "commit", "-q", "-a", "-m", "mended")
+    else:
+        doubt = wait_for(lambda: _in_doubt(world, "moves"), "in doubt", 60)
+        assert f"source {other}@main is looked at once more" in doubt
+        held.close()
 
     world.await_ready("moves", lambda: scene.sql("moves", "SHOW work_mem") == [("21MB",)])
     assert scene.processes("moves-s0-0")[0].pid == supervisor, "it was never stopped"
