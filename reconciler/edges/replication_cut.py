@@ -325,10 +325,15 @@ def _open_first(run: _Run, openings: list[tuple[GuardChange, sql.Composed]]) -> 
 
 
 def _open_others(run: _Run, openings: list[tuple[GuardChange, sql.Composed]]) -> None:
-    if not run.way.alone:
-        run.there.execute("RESET statement_timeout")
-        for change, body in openings[1:]:
-            try_locked(run.there, [change.table], body, run.ends.token, commit="local")
+    """Open the rest, one table a transaction. Writers still wait, so only the last commit is waited
+    for: a write to a table that is open comes after its opening in the same WAL.
+    """
+    if run.way.alone:
+        return
+    run.there.execute("RESET statement_timeout")
+    for left, (change, body) in zip(range(len(openings) - 2, -1, -1), openings[1:], strict=True):
+        commit = "off" if left else "local"
+        try_locked(run.there, [change.table], body, run.ends.token, commit=commit)
 
 
 def _give_back(run: _Run) -> None:
