@@ -85,7 +85,8 @@ def test_a_rewrite_that_a_standby_took_for_the_first_head_is_held_once_it_leads(
     good = _commit(world, "two")
     first = world.start()
     _await(world, "what was pushed", good)
-    second = world.start()
+    # A cache of its own: the first may be stopped in the middle of a fetch.
+    second = world.start(XDG_CACHE_HOME=str(world.scene.folder / "2"))
     wait_for(lambda: second.said("revision in force") or None, "the standby reads it as well")
     first.process.send_signal(signal.SIGSTOP)
     git(world.scene.specs, "reset", "-q", "--hard", "HEAD~1")
