@@ -28,7 +28,10 @@ SHAPED_BYTES_MAX = 4096
 BEGINNING_BYTES = 24
 """Of texts that begin alike, only the last one's surroundings of its key are remembered."""
 
-_TOKEN = re.compile(rb"""('[^'\\]*'|(?<![\w.])(?:0|[1-9]\d{0,18})|["\\$\x00-\x02]|--|/\*)""")
+_NUMERAL = re.compile(rb"0|[1-9]\d{0,18}")
+_TOKEN = re.compile(
+    rb"""('[^'\\]*'|(?<![\w.])(?:""" + _NUMERAL.pattern + rb""")|["\\$\x00-\x02]|--|/\*)"""
+)
 """Strings and whole numbers, and then whatever makes a text shapeless."""
 _STRING, _NUMBER = b"\1", b"\2"
 
@@ -103,7 +106,7 @@ def _between(text: bytes, before: bytes, after: bytes) -> bytes | None:
     key = text[start:end]
     if after[:1] == b"'":
         return None if b"'" in key or b"\\" in key else key
-    return key if key.isdigit() and (key[0] != 48 or len(key) == 1) else None
+    return key if _NUMERAL.fullmatch(key) else None
 
 
 def _sentinel(kind: bytes, index: int) -> bytes:

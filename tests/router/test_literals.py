@@ -101,6 +101,15 @@ def test_common_statements_have_a_shape(text: str, key: bytes) -> None:
     assert Shapes(READER.read_once).key_of(text.encode()) == key
 
 
+def test_a_number_of_too_many_digits_is_no_key_by_what_surrounds_it_either() -> None:
+    shapes, text = Shapes(READER.read_once), "SELECT name FROM customers WHERE id = {}"
+    alone = Shapes(READER.read_once).key_of(text.format("1" * 20).encode())
+
+    assert shapes.key_of(text.format(42).encode()) == b"42"
+    assert shapes.key_of(text.format("1" * 19).encode()) == b"1" * 19
+    assert shapes.key_of(text.format("1" * 20).encode()) == alone
+
+
 def test_a_shape_is_parsed_once() -> None:
     read: list[str] = []
 
