@@ -51,7 +51,7 @@ def watcher_for(plan: Plan, *, quiet: bool) -> Iterator[Watcher]:
 
 def title_of(step: Step) -> str:
     """Return a step's title with its database's and its shard's name in it."""
-    return clean(f"{step.database}: {step.title.replace('{shard}', step.shard or '')}")
+    return clean(f"{step.database}: {step.text}")
 
 
 def stopped(event: StepFailed) -> bool:

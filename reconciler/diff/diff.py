@@ -38,7 +38,7 @@ from reconciler.diff.scopes import assign_scopes
 from reconciler.diff.shard import Finding, Pair, diff_shard
 from reconciler.model.desired import Database, Deletion, DesiredState, Place, Shard
 from reconciler.model.keyspace import KeySet
-from reconciler.model.names import ScopeKey
+from reconciler.model.names import ScopeKey, ShardName
 from reconciler.model.observed import ObservedDatabase, ObservedState, Unseen
 from reconciler.model.routing import AppliedRecord, RoutingMap
 
@@ -118,11 +118,11 @@ def _diff_content(
     held: tuple[Standstill, ...] = (),
 ) -> Iterator[Finding]:
     changing: set[ScopeKey] = set()
-    for finding in _diff_shards(database, seen, routing, observed, held):
+    scopes = assign_scopes(database, routing)
+    for finding in _diff_shards(database, seen, routing, observed, held, scopes):
         if isinstance(finding, ApplySchema | ChangeParameters | RestartPending):
             changing.add(finding.scope)
         yield finding
-    scopes = assign_scopes(database, routing)
     if routing:
         yield from keyspace.renames(database, routing, scopes)
         yield from keyspace.unsaid_renames(database, routing)
@@ -143,9 +143,9 @@ def _diff_shards(
     routing: RoutingMap | None,
     observed: ObservedState,
     held: tuple[Standstill, ...],
+    scopes: dict[ShardName, ScopeKey],
 ) -> Iterator[Finding]:
     """Compare each wanted shard with what there is of it."""
-    scopes = assign_scopes(database, routing)
     owned = {o.scope: o.keys for o in routing.owners} if routing else {}
     epoch = keyspace.epoch_of(seen)
     found = {there.key: there for there in seen.shards}

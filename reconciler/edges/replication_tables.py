@@ -12,19 +12,14 @@ from psycopg import sql
 
 from reconciler.model.desired import ShardedTable
 from reconciler.model.errors import ReconcilerError
+from reconciler.model.hashing import COLUMN_HASHES
 from reconciler.model.keyspace import WHOLE, KeySet
 from reconciler.model.moves import Move
 
 _LOOK = (files(__package__) / "sql" / "move_tables.sql").read_text()
 
 PAGE_BYTES = 8192
-HASHES = {
-    "int4": "hashint4extended",
-    "int8": "hashint8extended",
-    "text": "hashtextextended",
-    "varchar": "hashtextextended",
-    "uuid": "uuid_hash_extended",
-}
+HASHES = {kind: name for kinds in COLUMN_HASHES.values() for kind, name in kinds.items()}
 """The hash of a key column by its type; int4 and int8 hash equal values alike."""
 
 _EVERYTHING = sql.SQL("true")

@@ -19,16 +19,21 @@ from tests.local_home import wait_for
 pytestmark = pytest.mark.platform
 __all__ = ["world"]
 
-CONFIG = """\
+HEAD = """\
 apiVersion: shardwright.dev/v1alpha1
 kind: ReconcilerConfig
 metadata: {{name: reconciler}}
 spec:
   interval: 1s
   sources:
+"""
+CONFIG = (
+    HEAD
+    + """\
     - folder: {{path: {kept}}}
     - {other}
 """
+)
 
 
 def _source(folder: Path, name: str) -> Path:
@@ -110,16 +115,13 @@ def _held(repository: Path, world: World) -> TextIO:
     return lock
 
 
-MOVING = """\
-apiVersion: shardwright.dev/v1alpha1
-kind: ReconcilerConfig
-metadata: {{name: reconciler}}
-spec:
-  interval: 1s
-  sources:
+MOVING = (
+    HEAD
+    + """\
     - git: {{url: "{one}", branch: main, interval: 1s}}
     - git: {{url: "{other}", branch: main, interval: {interval}}}
 """
+)
 
 
 @pytest.mark.parametrize("mistake", [True, False])

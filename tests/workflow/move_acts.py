@@ -126,17 +126,22 @@ def is_whole(world: World) -> bool:
     return slot in world.source.slots
 
 
-def start_over(hand: Hand) -> Iterator[None]:
+def drop_forward(hand: Hand) -> Iterator[None]:
     source, target = hand.source, hand.target
-    hand.commit(target, "note", "copied", None)
-    hand.commit(target, "note", "begun", None)
-    yield
     for name in [n for n in source.slots if n.startswith("fwd")]:
         hand.drop_slot(source, name)
         yield
     if "fwd" in target.state.follows:
         hand.commit(target, "unfollow", "fwd")
         yield
+
+
+def start_over(hand: Hand) -> Iterator[None]:
+    target = hand.target
+    hand.commit(target, "note", "copied", None)
+    hand.commit(target, "note", "begun", None)
+    yield
+    yield from drop_forward(hand)
     for row in list(target.state.rows):
         hand.commit(target, "delete", row)
     hand.commit(target, "note", "indexed", False)
@@ -194,12 +199,7 @@ def clone(hand: Hand) -> Iterator[None]:
     for note in ("copied", "seeded"):
         hand.commit(target, "note", note, None)
     yield
-    for name in [n for n in source.slots if n.startswith("fwd")]:
-        hand.drop_slot(source, name)
-        yield
-    if "fwd" in target.state.follows:
-        hand.commit(target, "unfollow", "fwd")
-        yield
+    yield from drop_forward(hand)
     world.ids += 1
     slot = f"fwd{world.ids}"
     hand.fence(source)
