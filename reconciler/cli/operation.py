@@ -13,7 +13,7 @@ from reconciler.cli.session import Session, output_option
 from reconciler.cli.terminal import style_for, tell_line, write
 
 if TYPE_CHECKING:
-    from reconciler.model.moves import Move, Wish
+    from reconciler.model.moves import Move
 
 
 @click.group("operation", context_settings={"help_option_names": ["-h", "--help"]})
@@ -30,11 +30,14 @@ def _wishing(name: str, wish: str, text: str) -> Callable[..., int | None]:
     @click.pass_obj
     def wished(session: Session, move: str) -> None:
         from reconciler import wiring
+        from reconciler.cli.orders import poke
         from reconciler.engine.wishes import record_wish
         from reconciler.model.moves import Wish
 
-        found = record_wish(wiring.open_world(session.settings()), move, Wish(wish))
-        write(f"{_told(found)}: {_after(found.wish)}")
+        world = wiring.open_world(session.settings())
+        found = record_wish(world, move, Wish(wish))
+        poke(world, found.database)
+        write(f"{_told(found)}: {_after(found)}")
 
     return wished
 
@@ -43,17 +46,18 @@ def _told(move: Move) -> str:
     return f"{move.id} {move.database}: {move.keys} from {move.source} to {move.target}"
 
 
-_AGAIN = "revert the spec as well, else the keys move again after that"
+_HELD = "it is not begun again until spec.shards changes, or `shardwright operation retry {}`"
 
 
-def _after(wish: Wish) -> str:
+def _after(move: Move) -> str:
+    held = _HELD.format(move.id)
     return {
         "forward": "goes on with the apply that runs, or with the next one",
         "pause": "pauses before its next step",
-        "abort": f"is aborted by the apply that runs, or by the next one; {_AGAIN}",
-        "rollback": f"is taken back by the next apply; {_AGAIN}",
+        "abort": f"is aborted by the apply that runs, or by the next one; {held}",
+        "rollback": f"is taken back by the next apply; {held}",
         "finish": "gives up its way back with the next apply",
-    }[wish.value]
+    }[move.wish.value]
 
 
 for _name, _wish, _text in (
@@ -64,6 +68,27 @@ for _name, _wish, _text in (
     ("finish", "finish", "End the rollback window now."),
 ):
     operation.add_command(_wishing(_name, _wish, _text))  # type: ignore[arg-type]
+
+
+@command("retry")
+@click.argument("move")
+@click.pass_obj
+def retry(session: Session, move: str) -> None:
+    """Let a move begin again that was aborted or taken back.
+
+    Its id is in the plan, which says what waits for this.
+    """
+    from reconciler import wiring
+    from reconciler.cli.orders import poke
+    from reconciler.engine.wishes import let_go
+
+    world = wiring.open_world(session.settings())
+    database, hold = let_go(world, move)
+    poke(world, database)
+    write(f"{database}: {hold.keys} move from {hold.source} to {hold.target} with the next apply")
+
+
+operation.add_command(retry)
 
 
 @command("sweep")

@@ -20,7 +20,7 @@ from reconciler.model.desired import (
 )
 from reconciler.model.errors import ReconcilerError
 from reconciler.model.keyspace import KeySet
-from reconciler.model.moves import AS_USUAL, CopyChoice, Move, NumberBlock, Wish
+from reconciler.model.moves import AS_USUAL, CopyChoice, Move, MoveId, NumberBlock, Wish
 from reconciler.model.names import DatabaseKey, Epoch, MemberName, ScopeKey, ShardName
 from reconciler.model.routing import RoutingMap
 
@@ -221,7 +221,8 @@ class DeleteDatabase:
 class RecordApplied:
     """The last-applied record does not say what the spec says now, or where it stands.
 
-    ``version`` is the record's as it was read, 0 when there is none.
+    ``version`` is the record's as it was read, 0 when there is none. ``released`` are the holds of
+    moves that the spec does not ask for any more.
     """
 
     database: DatabaseKey
@@ -230,6 +231,7 @@ class RecordApplied:
     file: str = ""
     version: int = 0
     parts: tuple[tuple[str, str], ...] = ()
+    released: tuple[MoveId, ...] = ()
 
 
 Change: TypeAlias = (

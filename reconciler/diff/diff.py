@@ -30,6 +30,7 @@ from reconciler.diff.moving import (
     guarded_by_moves,
     held_tables,
     in_moves,
+    released_holds,
     silent_shards,
 )
 from reconciler.diff.origin import WAITING, parts_of, parts_without_waiting
@@ -38,6 +39,7 @@ from reconciler.diff.scopes import assign_scopes
 from reconciler.diff.shard import Finding, Pair, diff_shard
 from reconciler.model.desired import Database, Deletion, DesiredState, Place, Shard
 from reconciler.model.keyspace import KeySet
+from reconciler.model.moves import MoveId
 from reconciler.model.names import ScopeKey, ShardName
 from reconciler.model.observed import ObservedDatabase, ObservedState, Unseen
 from reconciler.model.routing import AppliedRecord, RoutingMap
@@ -105,7 +107,8 @@ def _diff_database(
         if whole or routing or not isinstance(finding, PublishRouting):
             yield finding
     waits = any(isinstance(finding, Standstill) for finding in content)
-    for finding in _diff_record(database, seen, desired, waits=waits):
+    released = _released(tabled, seen, routing) if seen.holds else ()
+    for finding in _diff_record(database, seen, desired, waits=waits, released=released):
         if whole or not isinstance(finding, RecordApplied):
             yield finding
 
@@ -224,8 +227,20 @@ def _retire(
     return retirement
 
 
+def _released(
+    database: Database, seen: ObservedDatabase, routing: RoutingMap | None
+) -> tuple[MoveId, ...]:
+    scopes = assign_scopes(database, routing)
+    return released_holds(seen, tuple(keyspace.moves(database, seen, scopes)))
+
+
 def _diff_record(
-    database: Database, seen: ObservedDatabase, desired: DesiredState, *, waits: bool
+    database: Database,
+    seen: ObservedDatabase,
+    desired: DesiredState,
+    *,
+    waits: bool,
+    released: tuple[MoveId, ...],
 ) -> Iterator[RecordApplied | Remark]:
     source, file = desired.source, desired.file_of(database.place)
     record = seen.record if not isinstance(seen.record, Unseen) else None
@@ -246,9 +261,12 @@ def _diff_record(
         or record.file != file
         or not record.parts
         or (WAITING in record.parts) != (WAITING in parts)
+        or released
     ):
         version = record.version if record else 0
-        yield RecordApplied(database.key, database.digest, database.deletion, file, version, parts)
+        yield RecordApplied(
+            database.key, database.digest, database.deletion, file, version, parts, released
+        )
 
 
 def _unreadable(record: AppliedRecord, desired: DesiredState) -> str:

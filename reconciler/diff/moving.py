@@ -16,13 +16,14 @@ from reconciler.diff.changes import EndMove, MoveKeys, Refusal, Remark, Standsti
 from reconciler.diff.refusals import MovedTableNotMade, MoveRefused
 from reconciler.model.desired import Database, ShardedTable
 from reconciler.model.keyspace import KeySet, key_set
-from reconciler.model.moves import Move, Preflight, Stage, Wish, bytes_of
+from reconciler.model.moves import Move, MoveHold, MoveId, Preflight, Stage, Wish, bytes_of
 from reconciler.model.names import ScopeKey
 from reconciler.model.observed import Catalog, ObservedDatabase, Unseen
 from reconciler.model.routing import RoutingMap
 from reconciler.spec.tables import unmade_tables
 
 _ASKED = "`shardwright operation {}` asked for it"
+_LET_GO = "it waits until spec.shards changes, or for `shardwright operation retry {}`"
 _Way = tuple[ScopeKey, ScopeKey, KeySet]
 _NO_WAYS: Mapping[_Way, object] = {}
 
@@ -56,9 +57,12 @@ def diff_moves(
         if change in taken:
             continue
         sides = {change.source_scope, change.target_scope}
+        hold = next((h for h in seen.holds if _answers(h, change)), None)
         other = next((m for m in seen.moves if holds_up(m, sides, change.keys, by_way)), None)
         unseen = sorted(key.scope for key in sides & dark)
-        if other:
+        if hold:
+            yield _waits(change, f"{hold}; {_LET_GO.format(hold.id)}")
+        elif other:
             yield _waits(change, f"waits for {_name(other)}")
         elif unseen:
             why = f"waits until {' and '.join(unseen)} can be looked into"
@@ -86,6 +90,26 @@ def _ways_back(change: MoveKeys, moves: Iterable[Move]) -> tuple[MoveKeys, ...]:
     if change.keys - key_set(one for move in ways for one in move.keys.ranges):
         return (change,)
     return tuple(replace(change, keys=move.keys) for move in ways)
+
+
+def _answers(hold: MoveHold, change: MoveKeys) -> bool:
+    """Whether a wanted move is the one that a person took back."""
+    asked = (change.source, change.target, change.keys)
+    return (hold.source, hold.target, hold.keys) == asked
+
+
+def released_holds(seen: ObservedDatabase, wanted: tuple[MoveKeys, ...]) -> tuple[MoveId, ...]:
+    """Return the holds whose moves the spec does not ask for any more, nor will once they ended."""
+    ways = {(change.source_scope, change.target_scope, change.keys) for change in wanted}
+    by_id = {move.id: move for move in seen.moves}
+
+    def is_kept(hold: MoveHold) -> bool:
+        move = by_id.get(hold.id)
+        if move is None or move.stage is not Stage.SWITCHED:
+            return any(_answers(hold, change) for change in wanted)
+        return (move.target_scope, move.source_scope, move.keys) not in ways
+
+    return tuple(hold.id for hold in seen.holds if not is_kept(hold))
 
 
 def holds_up(

@@ -32,6 +32,7 @@ from reconciler.engine.records import (
     decode_routing,
     encode_record,
     encode_routing,
+    hold_key,
     logbook_key,
     record_key,
     rollout_key,
@@ -329,13 +330,14 @@ def _write_record(hands: Hands, action: WriteRecord) -> None:
         file=action.file,
         parts=action.parts,
     )
-    if _same_record(hands, key, action.database, record):
+    if _same_record(hands, key, action.database, record) and not action.released:
         return
     changes: dict[str, tuple[bytes | None, int | None]] = {
         key: (encode_record(record), action.version)
     }
     if rollout_key(action.database) in hands.store.read(rollout_key(action.database)):
         changes[rollout_key(action.database)] = (None, None)  # every shard has it by now
+    changes |= {hold_key(action.database, id_): (None, None) for id_ in action.released}
     hands.store.write(changes, hands.lease)
 
 

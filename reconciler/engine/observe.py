@@ -20,16 +20,18 @@ from reconciler.engine.records import (
     ROOT,
     database_of_key,
     database_prefix,
+    decode_hold,
     decode_move,
     decode_record,
     decode_rollout,
     decode_routing,
+    hold_of_key,
     move_of_key,
 )
 from reconciler.engine.sight import Sight
 from reconciler.model.access import Login, Versioned
 from reconciler.model.errors import ReconcilerError
-from reconciler.model.moves import Move
+from reconciler.model.moves import Move, MoveHold
 from reconciler.model.names import DatabaseKey, Scope, ShardName
 from reconciler.model.observed import (
     Catalog,
@@ -69,6 +71,7 @@ class _Records:
     moves: dict[DatabaseKey, list[Move]]
     suspended: dict[DatabaseKey, str]
     rollouts: dict[DatabaseKey, RolloutRecord]
+    holds: dict[DatabaseKey, list[MoveHold]]
     operations: Operations
     used_plans: frozenset[str]
     unseen: Unseen | None
@@ -128,7 +131,7 @@ def _records(eyes: Eyes, only: frozenset[DatabaseKey] | None) -> _Records:
         found, operations = _found(eyes, only)
     except ReconcilerError as error:
         unseen = Unseen("etcd", "records", _why(error))
-        return _Records({}, {}, {}, {}, {}, Operations(), frozenset(), unseen)
+        return _Records({}, {}, {}, {}, {}, {}, Operations(), frozenset(), unseen)
     routing: dict[DatabaseKey, RoutingMap | Unseen] = {}
     records: dict[DatabaseKey, AppliedRecord | Unseen] = {}
     suspended: dict[DatabaseKey, str] = {}
@@ -145,10 +148,12 @@ def _records(eyes: Eyes, only: frozenset[DatabaseKey] | None) -> _Records:
                 pass
     moves, broken = _moves(found)
     routing |= broken
+    holds, unread = _holds(found)
+    routing |= unread
     rollouts, unknown = _rollouts(found)
     records |= unknown
     used = frozenset(key.removeprefix(PLANS) for key in found if key.startswith(PLANS))
-    return _Records(routing, records, moves, suspended, rollouts, operations, used, None)
+    return _Records(routing, records, moves, suspended, rollouts, holds, operations, used, None)
 
 
 def _found(
@@ -186,6 +191,23 @@ def _moves(
     for started in moves.values():
         started.sort(key=lambda move: (move.started_at, move.id))
     return moves, broken
+
+
+def _holds(
+    found: dict[str, Versioned],
+) -> tuple[dict[DatabaseKey, list[MoveHold]], dict[DatabaseKey, RoutingMap | Unseen]]:
+    """Return what a person took back of each database; where that cannot be read, nothing moves."""
+    holds: dict[DatabaseKey, list[MoveHold]] = {}
+    broken: dict[DatabaseKey, RoutingMap | Unseen] = {}
+    for key, item in sorted(found.items()):
+        owner = hold_of_key(key)
+        if owner is None:
+            continue
+        try:
+            holds.setdefault(owner[0], []).append(decode_hold(key, item.value))
+        except ReconcilerError as error:
+            broken[owner[0]] = Unseen("etcd", key, _why(error))
+    return holds, broken
 
 
 def _routing(key: str, item: Versioned) -> RoutingMap | Unseen:
@@ -287,6 +309,7 @@ def _database(key: DatabaseKey, records: _Records, seen: list[ObservedShard]) ->
         tuple(records.moves.get(key, ())),
         suspended=records.suspended.get(key, ""),
         rollout=records.rollouts.get(key),
+        holds=tuple(records.holds.get(key, ())),
     )
 
 

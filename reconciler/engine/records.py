@@ -7,6 +7,7 @@
     /shardwright/v1/databases/<namespace>/<name>/rollout    since when canaries have a change
     /shardwright/v1/databases/<namespace>/<name>/moves/<id> keys on their way to another shard
     /shardwright/v1/databases/<namespace>/<name>/logbooks/<id> what was done for a move, and when
+    /shardwright/v1/databases/<namespace>/<name>/holds/<id> a move that a person took back
     /shardwright/v1/routers/<namespace>/<name>/<router>     the epoch that a router serves
     /shardwright/v1/applier                                 the applier's lease
     /shardwright/v1/operations/<id>/…                       the journal
@@ -20,7 +21,7 @@ from datetime import datetime
 
 from reconciler.model.desired import CopyDriver, Deletion, KeyType, ShardedTable
 from reconciler.model.keyspace import parse_key_set
-from reconciler.model.moves import Move, MoveId, Stage, Wish
+from reconciler.model.moves import Move, MoveHold, MoveId, Stage, Wish
 from reconciler.model.names import (
     DatabaseKey,
     DatabaseName,
@@ -53,14 +54,18 @@ __all__ = [
     "RecordUnreadable",
     "database_of_key",
     "database_prefix",
+    "decode_hold",
     "decode_move",
     "decode_record",
     "decode_rollout",
     "decode_routing",
+    "encode_hold",
     "encode_move",
     "encode_record",
     "encode_rollout",
     "encode_routing",
+    "hold_key",
+    "hold_of_key",
     "logbook_key",
     "move_of_key",
     "moves_key",
@@ -168,12 +173,57 @@ def logbook_key(database: DatabaseKey, move: str = "") -> str:
     return f"{DATABASES}{database.namespace}/{database.name}/logbooks/{move}"
 
 
+def hold_key(database: DatabaseKey, move: str = "") -> str:
+    """Return where a move's hold is; without a move, the prefix of all."""
+    return f"{database_prefix(database)}holds/{move}"
+
+
 def move_of_key(key: str) -> tuple[DatabaseKey, str] | None:
     """Return the database and id of a move's key, or None for another key."""
+    return _part_of_key(key, "moves")
+
+
+def hold_of_key(key: str) -> tuple[DatabaseKey, str] | None:
+    """Return the database and id of a hold's key, or None for another key."""
+    return _part_of_key(key, "holds")
+
+
+def _part_of_key(key: str, kind: str) -> tuple[DatabaseKey, str] | None:
     parts = key.removeprefix(DATABASES).split("/")
-    if not key.startswith(DATABASES) or len(parts) != 4 or parts[2] != "moves":
+    if not key.startswith(DATABASES) or len(parts) != 4 or parts[2] != kind:
         return None
     return DatabaseKey(Namespace(parts[0]), DatabaseName(parts[1])), parts[3]
+
+
+def encode_hold(hold: MoveHold) -> bytes:
+    """Return a hold as its record."""
+    return dump_record(
+        {
+            "source": hold.source,
+            "target": hold.target,
+            "keys": str(hold.keys),
+            "wish": hold.wish.value,
+            "actor": hold.actor,
+            "at": hold.at,
+        }
+    )
+
+
+def decode_hold(key: str, value: bytes) -> MoveHold:
+    """Read a hold. Raises RecordUnreadable."""
+    try:
+        data = json.loads(value)
+        return MoveHold(
+            MoveId(key.rpartition("/")[2]),
+            ShardName(data["source"]),
+            ShardName(data["target"]),
+            parse_key_set(data["keys"]),
+            Wish(data["wish"]),
+            str(data["actor"]),
+            str(data["at"]),
+        )
+    except BROKEN as problem:
+        raise unreadable(key, problem) from problem
 
 
 def encode_move(move: Move) -> bytes:

@@ -11,26 +11,32 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from reconciler.diff.moving import holds_up
-from reconciler.engine.audit import Deed, write_audited
+from reconciler.engine.audit import Changes, Deed, write_audited
 from reconciler.engine.logbook import Logbook, decode_logbook, read_ended
+from reconciler.engine.orders import ordering
 from reconciler.engine.ports import Store
 from reconciler.engine.problems import ShardInMove
 from reconciler.engine.records import (
     DATABASES,
     ROOT,
+    decode_hold,
     decode_move,
+    encode_hold,
     encode_move,
+    hold_key,
+    hold_of_key,
     logbook_key,
     move_of_key,
     moves_key,
 )
 from reconciler.model.access import ConflictingWrite, Lease, Versioned
 from reconciler.model.errors import ReconcilerError
-from reconciler.model.moves import Move, Stage, Wish
+from reconciler.model.moves import Move, MoveHold, Stage, Wish
 from reconciler.plan.actions import MoveKeyRange
 
 if TYPE_CHECKING:
     from reconciler.engine.world import World
+    from reconciler.model.names import DatabaseKey
 
 _WISHES_LEASE = ROOT + "wishes"
 _LEASE_S = 5
@@ -42,6 +48,19 @@ _ALLOWED: dict[Wish, tuple[Stage, ...]] = {
     Wish.ROLLBACK: (Stage.SWITCHED,),
     Wish.FINISH: (Stage.SWITCHED,),
 }
+
+
+_HELD = (Wish.ABORT, Wish.ROLLBACK)
+
+
+class MoveNotHeld(ReconcilerError):
+    """Nothing keeps this move from beginning again.
+
+    `operation abort` and `rollback` hold a move back until the spec asks for something else;
+    `shardwright operation retry` lets it go before that, once it has ended.
+    """
+
+    code = "AP208"
 
 
 class MoveUnknown(ReconcilerError):
@@ -120,8 +139,9 @@ def refuse_busy(store: Store, action: MoveKeyRange) -> None:
 def record_wish(world: World, id_: str, wish: Wish) -> Move:
     """Write a wish into a move's record and return it.
 
-    A record that the applier changes meanwhile is read again. Raises MoveUnknown, WishTooLate and
-    what the store raises.
+    With an abort or a rollback comes a hold, so that the move is not begun again while the spec
+    still asks for it; any other wish takes that back. A record that the applier changes meanwhile
+    is read again. Raises MoveUnknown, WishTooLate and what the store raises.
     """
     lease = world.eyes.store.acquire(_WISHES_LEASE, world.actor, _LEASE_S)
     try:
@@ -154,5 +174,47 @@ def _wished(world: World, lease: Lease, id_: str, wish: Wish) -> Move:
         world.clock.now(), world.actor, f"operation {wish.value}", "ordered",
         f"move {move.id} of {move.keys}", str(move.database),
     )  # fmt: skip
-    write_audited(store, lease, {key: (encode_move(wished), move.version)}, deed)
+    hold = encode_hold(_hold(world, wished)) if wish in _HELD else None
+    changes: Changes = {
+        key: (encode_move(wished), move.version),
+        hold_key(move.database, move.id): (hold, None),
+    }
+    write_audited(store, lease, changes, deed)
     return wished
+
+
+def _hold(world: World, move: Move) -> MoveHold:
+    at = world.clock.now().isoformat(timespec="seconds")
+    return MoveHold(move.id, move.source, move.target, move.keys, move.wish, world.actor, at)
+
+
+def let_go(world: World, id_: str) -> tuple[DatabaseKey, MoveHold]:
+    """Let a move that a person took back begin again; return the hold that was there.
+
+    Raises MoveNotHeld while none of it is held, and what the store raises.
+    """
+    store = world.eyes.store
+    holds = {
+        owner[1]: (owner[0], decode_hold(key, item.value))
+        for key, item in store.read(DATABASES).items()
+        if (owner := hold_of_key(key))
+    }
+    if id_ not in holds:
+        raise MoveNotHeld(
+            f"move {id_}",
+            "no move of this id was aborted or taken back and waits",
+            remedy=f"one of: {', '.join(sorted(holds))}" if holds else "none is held back",
+        )
+    database, hold = holds[id_]
+    under_way = next((m for m in moves_under_way(store) if m.id == id_), None)
+    if under_way is not None and under_way.wish in _HELD:
+        raise MoveNotHeld(
+            f"move {id_}", "it is not back yet", remedy="apply first, then let it begin again"
+        )
+    what = f"move {id_} of {hold.keys}"
+    deed = Deed(
+        world.clock.now(), world.actor, "operation retry", "ordered", what, str(database)
+    )  # fmt: skip
+    with ordering(store, world.actor) as lease:
+        write_audited(store, lease, {hold_key(database, hold.id): (None, None)}, deed)
+    return database, hold

@@ -107,6 +107,28 @@ class Move:
         return f"shardwright_{self.id}"
 
 
+@dataclass(frozen=True, slots=True)
+class MoveHold:
+    """A person took a move back, or aborted it: it is not begun again though the spec asks for it.
+
+    ``id`` is that move's. ``actor`` ordered ``wish`` (ABORT or ROLLBACK) at ``at``, UTC in ISO
+    8601. It holds for the same keys between the same two shards, until the spec asks for something
+    else or a person lets it go.
+    """
+
+    id: MoveId
+    source: ShardName
+    target: ShardName
+    keys: KeySet
+    wish: Wish
+    actor: str
+    at: str
+
+    def __str__(self) -> str:
+        what = "aborted" if self.wish is Wish.ABORT else "taken back"
+        return f"{self.id} was {what} by {self.actor.partition(' ')[0]} at {self.at}"
+
+
 def bytes_of(tables: tuple[tuple[str, int, int], ...] | None) -> int | None:
     """Return the bytes of what moves, given as (table, bytes, rows); None: nobody knows."""
     return None if tables is None else sum(size for _, size, _ in tables)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from reconciler.model.keyspace import KeySet
-from reconciler.model.moves import Move, Preflight
+from reconciler.model.moves import Move, MoveHold, Preflight
 from reconciler.model.names import DatabaseKey, Epoch, Lsn, MemberName, ScopeKey, ShardName
 from reconciler.model.platform import Endpoint, PlatformShard
 from reconciler.model.rollouts import RolloutRecord
@@ -163,7 +163,7 @@ class ObservedDatabase:
     ``moves`` are the moves of keys that have not ended, in the order in which they began;
     ``preflights`` tell of those that are wanted and have not begun. ``suspended`` is by whom, since
     when and why it was suspended by command, empty when it is not. ``rollout``: its canaries have a
-    change that other shards wait for.
+    change that other shards wait for. ``holds`` are moves that a person took back.
     """
 
     key: DatabaseKey
@@ -174,6 +174,7 @@ class ObservedDatabase:
     preflights: tuple[Preflight, ...] = ()
     suspended: str = ""
     rollout: RolloutRecord | None = None
+    holds: tuple[MoveHold, ...] = ()
 
     def shard(self, key: ScopeKey) -> ObservedShard | None:
         """Return a shard by its identity on the platform, or None when it is not there."""

@@ -21,7 +21,7 @@ from reconciler.model.desired import (
     ShardedTable,
 )
 from reconciler.model.keyspace import KeySet
-from reconciler.model.moves import AS_USUAL, CopyChoice, Move, NumberBlock, Wish
+from reconciler.model.moves import AS_USUAL, CopyChoice, Move, MoveId, NumberBlock, Wish
 from reconciler.model.names import DatabaseKey, Epoch, MemberName, ScopeKey, ShardName
 from reconciler.model.platform import ShardBlueprint
 from reconciler.model.routing import RoutingMap
@@ -207,7 +207,7 @@ class RemoveRecord:
 class WriteRecord:
     """Note what was applied, when all of it was, and which ``file`` of the source held it.
 
-    It replaces the record of ``version``; 0: there is none yet.
+    It replaces the record of ``version``; 0: there is none yet. The holds of ``released`` go.
     """
 
     database: DatabaseKey
@@ -216,6 +216,7 @@ class WriteRecord:
     file: str = ""
     version: int = 0
     parts: tuple[tuple[str, str], ...] = ()
+    released: tuple[MoveId, ...] = ()
 
 
 Action: TypeAlias = (

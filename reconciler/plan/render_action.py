@@ -73,6 +73,7 @@ class ActionV1(Struct, rename="camel", omit_defaults=True):
     how: Annotated[str, Meta(description="abort, rollback or finish.")] = ""
     spec_digest: str = ""
     deletion: str = ""
+    released: Annotated[list[str], Meta(description="Ids of moves held back until now.")] = []
 
 
 def action_fields(action: Action) -> ActionV1:
@@ -200,6 +201,7 @@ def _of_database(
             return ActionV1(
                 "WriteRecord", file=action.file,
                 spec_digest=action.digest, deletion=action.deletion.value,
+                released=list(action.released),
             )  # fmt: skip
         case _:
             assert_never(action)

@@ -139,7 +139,8 @@ def _perform(  # noqa: C901  a dispatch table
                 action.database, plan.source, plan.revision.text, action.digest, action.deletion,
                 "", file=action.file, parts=action.parts,
             )  # fmt: skip
-            return replace(there, record=record)
+            holds = tuple(hold for hold in there.holds if hold.id not in action.released)
+            return replace(there, record=record, holds=holds)
         case _:
             assert_never(action)
 

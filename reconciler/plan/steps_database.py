@@ -172,6 +172,7 @@ def record_applied(change: RecordApplied) -> Ranked:
             change.file,
             change.version,
             change.parts,
+            change.released,
         ),
         (),
         Risk.ONLINE,

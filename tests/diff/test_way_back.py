@@ -8,7 +8,7 @@ from reconciler.diff.changes import EndMove, MoveKeys, RecordApplied
 from reconciler.diff.origin import Origin, origin_of, parts_of
 from reconciler.model.desired import Shard
 from reconciler.model.keyspace import parse_key_set
-from reconciler.model.moves import EQUAL, Move, MoveId, Stage, Wish
+from reconciler.model.moves import EQUAL, Move, MoveHold, MoveId, Stage, Wish
 from reconciler.model.observed import ObservedState
 from reconciler.model.routing import AppliedRecord
 from reconciler.plan.moves import begin_move
@@ -115,3 +115,44 @@ def test_a_move_that_is_being_finished_is_finished_although_the_spec_is_reverted
 
     ended = with_database(seen, moves=())
     assert only(difference(database(*TWO), ended), MoveKeys).target == "s0"
+
+
+def _held(seen: ObservedState, move: Move) -> ObservedState:
+    hold = MoveHold(
+        move.id, move.source, move.target, move.keys, Wish.ROLLBACK, "ann on ops1",
+        "2026-01-01T12:05:00+00:00",
+    )  # fmt: skip
+    return with_database(seen, holds=(hold,))
+
+
+def test_a_move_that_a_person_took_back_is_not_begun_again() -> None:
+    """The next apply, or the daemon, moved the keys again as the spec still asked for it."""
+    switched, move = _switched(Wish.ROLLBACK)
+    back = difference(database(*BORDER), _held(switched, move))
+    assert only(back, EndMove).how is Wish.ROLLBACK
+    assert RecordApplied not in {type(change) for change in back.changes}  # the hold stays
+
+    home = _held(there(database(*TWO)), move)
+    found = difference(database(*BORDER), home)
+    assert MoveKeys not in {type(change) for change in found.changes}
+    (waits,) = found.standstills
+    assert waits.reason == (
+        f"{move.id} was taken back by ann at 2026-01-01T12:05:00+00:00; it waits until spec.shards"
+        f" changes, or for `shardwright operation retry {move.id}`"
+    )
+    # Nothing else waits for it, and a spec that asks for other keys is another wish.
+    other = difference(database(shard("s0", "-50"), shard("s1", "50-")), home)
+    assert only(other, MoveKeys).keys == parse_key_set("50-80")
+    assert only(other, RecordApplied).released == (move.id,)
+
+
+def test_a_hold_goes_with_the_spec_that_it_was_held_against() -> None:
+    switched, move = _switched(Wish.ROLLBACK)
+    for seen in (_held(switched, move), _held(there(database(*TWO)), move)):
+        wanted = desired(database(*TWO))
+        found = difference(database(*TWO), seen)
+        assert only(found, RecordApplied).released == (move.id,)
+        assert what_remains(wanted, seen, make_plan(wanted, seen, found)) == ()
+    begun = replace(move, stage=Stage.BEFORE, wish=Wish.ABORT)
+    before = with_database(_held(there(database(*TWO)), move), moves=(begun,))
+    assert only(difference(database(*TWO), before), RecordApplied).released == (move.id,)
