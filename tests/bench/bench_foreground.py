@@ -21,7 +21,7 @@ from typing import Any
 
 from reconciler.model.moves import Stage, Wish
 from reconciler.workflow import reshard_acts as acts
-from tests.bench.bench_move import SCHEMA, TABLES, fill, replace_mover, servers
+from tests.bench.bench_move import NARROW, TABLES, fill, replace_mover, servers
 from tests.edges.replication_world import MoveWorld, Pair, load_accounts, make_world
 from tests.edges.servers import postgres_binaries
 
@@ -66,8 +66,8 @@ class Writer:
 
 
 def foreground(pair: Pair, rows: int) -> None:
-    world = replace_mover(make_world(pair, SCHEMA, TABLES))
-    fill(world.source, rows)
+    world = replace_mover(make_world(pair, NARROW, TABLES[NARROW]))
+    fill(world.source, NARROW, rows)
     first = world.move
     p99 = tell("nothing else", world, rows, lambda: time.sleep(IDLE_S))
     for what, ratio in (("a throttled copy", RATIO), ("a copy without throttle", 0.0)):

@@ -1,6 +1,6 @@
 """What a move of keys costs: rows a second to a caught-up, indexed, equal target; the pause.
 
-    .venv/bin/python -m tests.bench.bench_move [--rows 5000000] [--cuts 20] [--version system-15]
+    .venv/bin/python -m tests.bench.bench_move [--rows 5000000] [--narrow] [--cuts 20]
 
 A shard of twice as many rows is split onto a new server of the same host; durable commits, source
 otherwise idle. Beside it, in the same run: ``cp`` of as many bytes as arrive and a sync (the
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import shutil
 import statistics
 import tempfile
@@ -24,6 +25,8 @@ from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
+
+import psycopg
 
 from reconciler.edges.replication import LogicalMover
 from reconciler.edges.replication_ends import Limits
@@ -43,18 +46,35 @@ from tests.edges.replication_world import (
 from tests.edges.servers import make_certificates, postgres_binaries
 from tests.edges.shard import TestShard, new_shard, schema_file
 
-SCHEMA = """
+_TABLES = """
 CREATE TABLE customers (id bigint PRIMARY KEY, name text, email text, made timestamptz);
 CREATE TABLE orders (
   customer_id bigint NOT NULL, id bigint NOT NULL, total numeric, state text, made timestamptz,
-  PRIMARY KEY (customer_id, id));
+  note text, PRIMARY KEY (customer_id, id));
+"""
+NARROW = f"""{_TABLES}
 CREATE INDEX customers_email ON customers (email);
 CREATE INDEX orders_made ON orders (made);
 CREATE INDEX orders_state ON orders (state, total);
 """
+"""Rows of 60 bytes with 2.75 indexes each: what an index costs."""
+MIXED = f"""{_TABLES}
+CREATE TABLE events (
+  customer_id bigint NOT NULL, id text NOT NULL, at timestamptz, payload jsonb,
+  PRIMARY KEY (customer_id, id));
+CREATE TABLE docs (
+  customer_id bigint NOT NULL, id bigint NOT NULL, body text, PRIMARY KEY (customer_id, id));
+CREATE INDEX customers_email ON customers (email);
+CREATE INDEX orders_made ON orders (made);
+"""
+"""What the aims were set by (resharding.md, 2): also text, jsonb and values in TOAST."""
 HALF = "pg_catalog.hashint8extended({}, 0) >= 0"  # the keys 80-
 ACCOUNTS = 2000
-TABLES = (("public.customers", "id"), ("public.orders", "customer_id"))
+_TWO = (("public.customers", "id"), ("public.orders", "customer_id"))
+TABLES = {
+    NARROW: _TWO,
+    MIXED: (*_TWO, ("public.events", "customer_id"), ("public.docs", "customer_id")),
+}
 SETTINGS = (
     "\nfsync=on\nshared_buffers=256MB\nmax_wal_size=4GB\nlog_statement=none\n"
     "maintenance_work_mem=256MB\ncheckpoint_timeout=30min\n"
@@ -77,24 +97,41 @@ def servers(version: str) -> Iterator[Pair]:
         shutil.rmtree(home, ignore_errors=True)
 
 
-def fill(shard: TestShard, rows: int) -> None:
-    customers = rows // 4
-    _, indexes = SCHEMA.split("CREATE INDEX", 1)
+def fill(shard: TestShard, schema: str, rows: int) -> None:
+    """Load rows: a fifth are customers; of a mixed shard near a third are events, few documents."""
+    mixed = schema is MIXED
+    customers, events, docs = rows // 5, rows * 3 // 11 * mixed, rows // 180 * mixed
+    scattered = f"1 + i::bigint * 48271 % {customers}"  # as orders come, not one after the other
+    key = f"{scattered}, i"
     with shard.connect() as connection:
         connection.execute("SET session_replication_role = replica")
-        connection.execute("DROP INDEX customers_email, orders_made, orders_state")
-        connection.execute(
-            "INSERT INTO customers SELECT i, 'name ' || i, md5(i::text) || '@example.org', now()"
-            f" FROM generate_series(1, {customers}) i"
-        )
-        connection.execute(
-            f"INSERT INTO orders SELECT 1 + i % {customers}, i, i % 1000 / 7.0,"
-            " (ARRAY['new', 'paid', 'sent'])[1 + i % 3], now() - make_interval(secs => i)"
-            f" FROM generate_series(1, {rows - customers}) i"
-        )
-        connection.execute(f"CREATE INDEX{indexes}".encode())
+        for index in re.findall(r"CREATE INDEX (\w+)", schema):
+            connection.execute(f"DROP INDEX {index}".encode())
+        _load(
+            connection, "customers", customers,
+            "i, 'name ' || i, md5(i::text) || '@example.org', now()",
+        )  # fmt: skip
+        _load(
+            connection, "orders", rows - customers - events - docs,
+            f"{key}, i % 1000 / 7.0, (ARRAY['new', 'paid', 'sent'])[1 + i % 3],"
+            f" now() - make_interval(secs => i), {'repeat(md5(i::text), 2)' if mixed else 'NULL'}",
+        )  # fmt: skip
+        if mixed:
+            _load(
+                connection, "events", events,
+                f"{scattered}, md5(i::text), now(),"
+                " jsonb_build_object('kind', i % 9, 'of', md5(i::text), 'at', i)",
+            )  # fmt: skip
+            body = "(SELECT string_agg(md5(i::text || j), '') FROM generate_series(1, 250) j)"
+            _load(connection, "docs", docs, f"{key}, {body}")
+        connection.execute(schema[schema.index("CREATE INDEX") :].encode())
         connection.execute("VACUUM ANALYZE")
         connection.execute("CHECKPOINT")
+
+
+def _load(connection: psycopg.Connection, table: str, rows: int, values: str) -> None:
+    query = f"INSERT INTO {table} SELECT {values} FROM generate_series(1, {rows}) i"
+    connection.execute(query.encode())
 
 
 def show(what: str, seconds: float, rows: int, best: float) -> None:
@@ -114,15 +151,15 @@ def move(world: MoveWorld) -> dict[str, float]:
     return {name: at[i + 1] - at[i] for i, name in enumerate(names[:-1])}
 
 
-def measure_copy(pair: Pair, rows: int) -> None:
-    world = replace_mover(make_world(pair, SCHEMA, TABLES, keys="80-"))
-    fill(world.source, 2 * rows)
+def measure_copy(pair: Pair, schema: str, rows: int) -> None:
+    world = replace_mover(make_world(pair, schema, TABLES[schema], keys="80-"))
+    fill(world.source, schema, 2 * rows)
     steps = move(world)
     total = sum(steps.values())
-    [(arrived, size)] = world.target.rows(
-        "SELECT (SELECT count(*) FROM customers) + (SELECT count(*) FROM orders),"
-        " pg_total_relation_size('customers') + pg_total_relation_size('orders')"
-    )
+    names = [name for name, _ in TABLES[schema]]
+    counts = " + ".join(f"(SELECT count(*) FROM {name})" for name in names)
+    sizes = " + ".join(f"pg_total_relation_size('{name}')" for name in names)
+    [(arrived, size)] = world.target.rows(f"SELECT {counts}, {sizes}")
     print(f"{arrived:,} of {2 * rows:,} rows move: {size / 1_048_576:.0f} MiB with indexes")
     rows = arrived
     show("a move: to a caught-up, indexed, verified target", total, rows, total)
@@ -131,22 +168,24 @@ def measure_copy(pair: Pair, rows: int) -> None:
     print(f"    verification: {rows / steps['Verify'] / 1e6:.2f} M rows/s, both sides at once")
     world.wish(Wish.ABORT)
     world.go()
-    compare_with(pair, world, rows, size, (total, total - steps["Verify"]))
+    compare_with(pair, world, schema, (rows, size), (total, total - steps["Verify"]))
 
 
 def compare_with(
-    pair: Pair, world: MoveWorld, rows: int, size: int, ours: tuple[float, float]
+    pair: Pair, world: MoveWorld, schema: str, moved: tuple[int, int], ours: tuple[float, float]
 ) -> None:
     """Time the yardsticks, and print our time as a part of each: verified, and as they are."""
+    rows, size = moved
     floor = copy_files(pair.target.home, size)
     plain = new_shard(pair.target)
     plain.set_up()
-    plain.apply(schema_file(SCHEMA))
+    plain.apply(schema_file(schema))
     here, there = place_of(world.source), place_of(plain)
-    filters = [f"{table} WHERE ({HALF.format(key)})" for table, key in TABLES]
+    filters = [f"{table} WHERE ({HALF.format(key)})" for table, key in TABLES[schema]]
     yardsticks = {"cp": floor, "tablesync": timed(lambda: tablesync(here, there, filters))}
     with plain.connect() as connection:
-        connection.execute("TRUNCATE customers, orders")
+        names = ", ".join(name for name, _ in TABLES[schema])
+        connection.execute(f"TRUNCATE {names}".encode())
     yardsticks["pg_restore"] = timed(lambda: dump_and_restore(here, there, pair.source.bin))
     assert plain.rows("SELECT count(*) FROM orders") == world.source.rows(
         "SELECT count(*) FROM orders"
@@ -236,6 +275,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rows", type=int, default=5_000_000)
     parser.add_argument("--cuts", type=int, default=20)
+    parser.add_argument("--narrow", action="store_true", help="short rows with many indexes")
     parser.add_argument("--version", default=sorted(postgres_binaries())[0])
     chosen = parser.parse_args()
     replication_world.DEADLINE_S = 86_400.0
@@ -244,7 +284,7 @@ def main() -> None:
         if chosen.cuts:
             measure_cuts(pair, chosen.cuts)
         if chosen.rows:
-            measure_copy(pair, chosen.rows)
+            measure_copy(pair, NARROW if chosen.narrow else MIXED, chosen.rows)
 
 
 if __name__ == "__main__":

@@ -25,13 +25,13 @@ from reconciler.edges.local.binaries import find_postgres
 from reconciler.engine.logbook import read_logbook
 from reconciler.engine.observe import primary_of
 from reconciler.engine.wishes import moves_under_way
-from tests.bench.bench_move import HALF, SCHEMA, TABLES
+from tests.bench.bench_move import HALF, NARROW, TABLES
 from tests.bench.yardsticks import Place, copy_files, dump_and_restore, tablesync, timed
 from tests.e2e.scene import Scene, spec_text
 from tests.local_home import fresh_home
 
 VERSION = "16"
-INDEXES = SCHEMA[SCHEMA.index("CREATE INDEX") :]
+INDEXES = NARROW[NARROW.index("CREATE INDEX") :]
 FILL = """
 SET session_replication_role = replica;
 DROP INDEX customers_email, orders_made, orders_state;
@@ -77,7 +77,7 @@ def filled(of_all: int) -> Iterator[Scene]:
         scene = Scene(home, Path(folder))
         for name in ("big", "plain"):
             (scene.specs / name).mkdir(parents=True)
-            (scene.specs / name / "001.sql").write_text(SCHEMA)
+            (scene.specs / name / "001.sql").write_text(NARROW)
             scene.write(name, text_of(name, "auto", BEFORE))
         scene.applied()
         customers = of_all // 4
@@ -148,7 +148,7 @@ def compare(scene: Scene, of_all: int, ours: tuple[float, float]) -> None:
     show("a move by rows", ours[1], rows, *ours)
     show("cp of the moved bytes, synced", copy_files(scene.home, moved), rows, *ours)
     show("cp of the shard's bytes, synced", copy_files(scene.home, whole), rows, *ours)
-    filters = [f"{table} WHERE ({HALF.format(key)})" for table, key in TABLES]
+    filters = [f"{table} WHERE ({HALF.format(key)})" for table, key in TABLES[NARROW]]
     taken = timed(lambda: tablesync(here, plain, filters))
     show("tablesync, one worker, indexes there", taken, rows, *ours)
     with plain.connect() as session:
