@@ -39,11 +39,10 @@ class AsyncPool:
         ShardUnreachable, PasswordRefused, PoolExhausted.
         """
         attempts = Attempts(self._config, self.subject, time.monotonic())
-        try:
-            async with asyncio.timeout(self._config.limits.checkout_s):
-                await self._free.acquire()
-        except TimeoutError:
-            raise attempts.exhausted() from None
+        if self._free.locked():
+            await self._freed(attempts)
+        else:
+            await self._free.acquire()  # at once, and so without a timer
         lent: _Lent | None = None
         try:
             while True:
@@ -56,6 +55,14 @@ class AsyncPool:
             if lent is not None:
                 await lent.connection.close()
             raise
+
+    async def _freed(self, attempts: Attempts) -> None:
+        """Wait for another to give a connection back. Raises PoolExhausted."""
+        try:
+            async with asyncio.timeout(self._config.limits.checkout_s):
+                await self._free.acquire()
+        except TimeoutError:
+            raise attempts.exhausted() from None
 
     async def give(self, lent: _Lent) -> None:
         """Take a connection back; one that is broken or in a transaction is closed."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from types import TracebackType
 from typing import Any, LiteralString, Self, TypeVar
 
 import psycopg
@@ -140,13 +141,12 @@ class AsyncShards:
         """
 
         async def attempt() -> psycopg.AsyncCursor | KeyRefused:
-            tx: psycopg.AsyncConnection | None = None
+            routes = self._feed.routes
+            pool = await self._pool(routes.owner(key), Purpose.WRITE)
             try:
-                async with self.session(key) as tx:
-                    return await tx.execute(query, params)
-            except KeyRefused as refused:
-                if refused.connection is not tx:
-                    raise
+                async with _Loan(pool, routes.epoch, Purpose.WRITE) as connection:
+                    return await connection.execute(query, params)
+            except KeyRefused as refused:  # of this one statement: there is nothing within it
                 return refused
 
         return await self._until_owned(attempt)
@@ -162,8 +162,9 @@ class AsyncShards:
         KeyRefused, OutcomeUnknown; ReadLost when ``read_only``.
         """
         routes, purpose = self._feed.routes, purpose_of(read_only, standby_ok)
-        async with self._session(routes.owner(key), routes.epoch, purpose) as lent:
-            yield lent
+        pool = await self._pool(routes.owner(key), purpose)
+        async with _Loan(pool, routes.epoch, purpose) as connection:
+            yield connection
 
     async def scatter(
         self,
@@ -205,9 +206,11 @@ class AsyncShards:
             text: Statement = query
             if owned is not None:
                 text = owned_only(query, owned, routes.routing.key_type, owner)
-            async with side_by_side, self._session(owner, routes.epoch, purpose) as connection:
-                cursor = await connection.execute(text, params)
-                return owner.shard, await cursor.fetchall()
+            async with side_by_side:
+                pool = await self._pool(owner, purpose)
+                async with _Loan(pool, routes.epoch, purpose) as connection:
+                    cursor = await connection.execute(text, params)
+                    return owner.shard, await cursor.fetchall()
 
         tasks = [asyncio.create_task(ask(owner)) for owner in routes.serving()]
         try:
@@ -216,25 +219,6 @@ class AsyncShards:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-
-    @asynccontextmanager
-    async def _session(
-        self, owner: RoutingOwner, epoch: Epoch, purpose: Purpose
-    ) -> AsyncIterator[psycopg.AsyncConnection]:
-        pool = await self._pool(owner, purpose)
-        lent = await pool.take(epoch)
-        try:
-            yield lent.connection
-        except psycopg.Error as error:
-            read_only = purpose is not Purpose.WRITE
-            meaning = outcome.in_statement(
-                error, lent.connection, pool.subject, read_only=read_only
-            )
-            if meaning is error:
-                raise
-            raise meaning from error
-        finally:
-            await pool.give(lent)
 
     async def _until_owned(self, attempt: Callable[[], Awaitable[Result | KeyRefused]]) -> Result:
         """Try until the key is not refused, waiting for the map to move. Raises FenceTimeout."""
@@ -283,6 +267,35 @@ class AsyncShards:
         known = {owner.scope for owner in routes.routing.owners}
         for place in [place for place in self._pools if place[0] not in known]:
             self._retired.append(self._pools.pop(place))
+
+
+class _Loan:
+    """A connection to a key's owner, each statement a transaction of its own.
+
+    No generator: two of them a statement cost as much as all else that the client does.
+    """
+
+    def __init__(self, pool: AsyncPool, epoch: Epoch, purpose: Purpose) -> None:
+        self._pool, self._epoch = pool, epoch
+        self._read_only = purpose is not Purpose.WRITE
+
+    async def __aenter__(self) -> psycopg.AsyncConnection:
+        self._lent = await self._pool.take(self._epoch)
+        return self._lent.connection
+
+    async def __aexit__(
+        self, _kind: object, error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        connection, subject = self._lent.connection, self._pool.subject
+        try:
+            if isinstance(error, psycopg.Error):
+                meaning = outcome.in_statement(
+                    error, connection, subject, read_only=self._read_only
+                )
+                if meaning is not error:
+                    raise meaning from error
+        finally:
+            await self._pool.give(self._lent)
 
 
 async def _begun(

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from types import TracebackType
 from typing import Any, LiteralString, Self, TypeVar
 
 import psycopg
@@ -139,13 +140,12 @@ class Shards:
         """
 
         def attempt() -> psycopg.Cursor | KeyRefused:
-            tx: psycopg.Connection | None = None
+            routes = self._feed.routes
+            pool = self._pool(routes.owner(key), Purpose.WRITE)
             try:
-                with self.session(key) as tx:
-                    return tx.execute(query, params)
-            except KeyRefused as refused:
-                if refused.connection is not tx:
-                    raise
+                with _Loan(pool, routes.epoch, Purpose.WRITE) as connection:
+                    return connection.execute(query, params)
+            except KeyRefused as refused:  # of this one statement: there is nothing within it
                 return refused
 
         return self._until_owned(attempt)
@@ -161,8 +161,9 @@ class Shards:
         KeyRefused, OutcomeUnknown; ReadLost when ``read_only``.
         """
         routes, purpose = self._feed.routes, purpose_of(read_only, standby_ok)
-        with self._session(routes.owner(key), routes.epoch, purpose) as lent:
-            yield lent
+        pool = self._pool(routes.owner(key), purpose)
+        with _Loan(pool, routes.epoch, purpose) as connection:
+            yield connection
 
     def scatter(
         self,
@@ -202,32 +203,13 @@ class Shards:
             text: Statement = query
             if owned is not None:
                 text = owned_only(query, owned, routes.routing.key_type, owner)
-            with self._session(owner, routes.epoch, purpose) as connection:
+            with _Loan(self._pool(owner, purpose), routes.epoch, purpose) as connection:
                 return owner.shard, connection.execute(text, params).fetchall()
 
         owners: Sequence[RoutingOwner] = routes.serving()
         workers = min(len(owners), self._config.limits.scatter_parallel)
         with ThreadPoolExecutor(workers, "shardwright-scatter") as threads:
             return list(threads.map(ask, owners))
-
-    @contextmanager
-    def _session(
-        self, owner: RoutingOwner, epoch: Epoch, purpose: Purpose
-    ) -> Iterator[psycopg.Connection]:
-        pool = self._pool(owner, purpose)
-        lent = pool.take(epoch)
-        try:
-            yield lent.connection
-        except psycopg.Error as error:
-            read_only = purpose is not Purpose.WRITE
-            meaning = outcome.in_statement(
-                error, lent.connection, pool.subject, read_only=read_only
-            )
-            if meaning is error:
-                raise
-            raise meaning from error
-        finally:
-            pool.give(lent)
 
     def _until_owned(self, attempt: Callable[[], Result | KeyRefused]) -> Result:
         """Try until the key is not refused, waiting for the map to move. Raises FenceTimeout."""
@@ -263,6 +245,35 @@ class Shards:
             gone = [place for place in self._pools if place[0] not in known]
             for place in gone:
                 self._pools.pop(place).close()
+
+
+class _Loan:
+    """A connection to a key's owner, each statement a transaction of its own.
+
+    No generator: two of them a statement cost as much as all else that the client does.
+    """
+
+    def __init__(self, pool: Pool, epoch: Epoch, purpose: Purpose) -> None:
+        self._pool, self._epoch = pool, epoch
+        self._read_only = purpose is not Purpose.WRITE
+
+    def __enter__(self) -> psycopg.Connection:
+        self._lent = self._pool.take(self._epoch)
+        return self._lent.connection
+
+    def __exit__(
+        self, _kind: object, error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        connection, subject = self._lent.connection, self._pool.subject
+        try:
+            if isinstance(error, psycopg.Error):
+                meaning = outcome.in_statement(
+                    error, connection, subject, read_only=self._read_only
+                )
+                if meaning is not error:
+                    raise meaning from error
+        finally:
+            self._pool.give(self._lent)
 
 
 def purpose_of(read_only: bool, standby_ok: bool) -> Purpose:
