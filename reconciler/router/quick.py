@@ -40,6 +40,7 @@ class Quick:
 
     def __init__(self, shards: Dispatcher, routes: Routes, statements: Statements) -> None:
         self._shards, self._routes, self._statements = shards, routes, statements
+        self._state, self._held, self._known = shards.state, shards.held, statements.known
         self._exchange = Exchange(shards, b"")
         shards.recall = self._recall
 
@@ -65,7 +66,7 @@ class Quick:
         if len(data) != _LENGTH.unpack_from(data, 1)[0] + 1 or not data.isascii():
             return False
         if found is None:
-            wishes = self._shards.state.wishes
+            wishes = self._state.wishes
             key = routing.shapes.key_of(data[wire.HEADER : -1])
             if key is None or wishes.key or wishes.shard:
                 return False
@@ -79,7 +80,7 @@ class Quick:
 
     def _parsed(self, routing: CompiledMap, data: bytes) -> bool:
         """Send an unnamed Parse, the same as the last one, and its Bind."""
-        prepared = self._statements.known.get(b"")
+        prepared = self._known.get(b"")
         if prepared is None or not data.startswith(prepared.message):
             return False
         at = len(prepared.message)
@@ -91,12 +92,12 @@ class Quick:
         if data[start + 5] or data[end:] not in _ENDS:
             return False
         stop = data.index(0, start + 6)
-        prepared = self._statements.known.get(data[start + 6 : stop])
+        prepared = self._known.get(data[start + 6 : stop])
         if prepared is None or prepared.reading is None or prepared.epoch != routing.epoch:
             return False
         if start and prepared.name:  # the Parse before it is of another
             return False
-        wishes = self._shards.state.wishes
+        wishes = self._state.wishes
         if (wishes.key or wishes.shard) and not prepared.reading.hint:
             return False
         if prepared.number:
@@ -113,11 +114,11 @@ class Quick:
         *, parsed: bool = False,
     ) -> bool:  # fmt: skip
         """Send it, if this client has a session there that is up to date."""
-        shards, state = self._shards, self._shards.state
+        shards, state = self._shards, self._state
         scope = routing.scopes[owner][state.standby]
         backend = shards.pinned
         if backend is None:
-            backend = shards.held.get(scope)
+            backend = self._held.get(scope)
             if backend is None or state.status != b"I" or backend.epoch != routing.epoch:
                 return False
             if backend.applied != state.version:

@@ -29,6 +29,9 @@ _HEAD = frozenset(b"123tTnNS")
 A text of several statements answers each that is done with CommandComplete, so a refusal after one
 is passed on and never repeated.
 """
+_BEFORE_ROWS = frozenset(b"12tTn")
+"""What a statement is answered with each time alike, before its rows."""
+_BEFORE_ROWS_BYTES_MAX = 1024
 _PASSED_IN_PARTS = frozenset((_ROW, _COPY_DATA))
 MOVED = "PS001"
 _EPOCH = re.compile(r"\(epoch (\d+)\)")
@@ -123,6 +126,8 @@ class Backend(asyncio.Protocol):
         self.closed = False
         self._rest = b""
         self._skip = 0
+        self._before_rows = b""
+        """Whole frames that the last answer began with: they need not be walked again."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the transport from the login."""
@@ -196,7 +201,8 @@ class Backend(asyncio.Protocol):
     def _whole(self, exchange: Exchange, data: bytes) -> None:
         """Pass a whole answer on, when this is one and has no error."""
         if data[-6:-1] == _READY_FRAME:
-            at, end = 0, len(data) - 6
+            end, known = len(data) - 6, self._before_rows
+            at = len(known) if known and data.startswith(known) else self._to_rows(data, end)
             while at < end:
                 kind, size = _FRAME.unpack_from(data, at)
                 if kind in _SPECIAL:
@@ -209,6 +215,17 @@ class Backend(asyncio.Protocol):
                 return
         exchange.plain = False
         self._head(exchange, data)
+
+    def _to_rows(self, data: bytes, end: int) -> int:
+        """Walk to an answer's first row, and remember what is before it."""
+        at = 0
+        while at < end:
+            kind, size = _FRAME.unpack_from(data, at)
+            if kind not in _BEFORE_ROWS:
+                break
+            at += size + 1
+        self._before_rows = data[:at] if at <= min(end, _BEFORE_ROWS_BYTES_MAX) else b""
+        return at
 
     def _pass(self, exchange: Exchange, data: bytes, start: int) -> None:
         """Write through from ``start``, walking frames for the end of the answer."""

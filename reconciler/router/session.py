@@ -50,9 +50,10 @@ class Session:
             self._buffer = b""
         shards = self.shards
         exchange = shards.exchange
-        idle = exchange is None and shards.task is None and not shards.skip_to_sync
-        if idle and not (self._unit.size or self._row_rest) and self._quick.sent(data):
-            return
+        if exchange is None and shards.task is None:
+            begun = shards.skip_to_sync or self._unit.size or self._row_rest
+            if not begun and self._quick.sent(data):
+                return
         if self._row_rest and (exchange is None or not exchange.copying):
             data = self._rest_of_row(data)
         if not self.shards.busy:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from reconciler.router import wire
 from reconciler.router.quick import parameter_of
+from reconciler.router.relay import Backend, Exchange
 from tests.local_home import wait_for
 from tests.router.conftest import RunningRouter, key_at, moved_key
 from tests.sdk.scene import Scene
@@ -147,3 +148,55 @@ def test_a_parameter_is_cut_out_as_the_whole_bind_is_read(
     else:
         found = parameter_of(message, 11, len(message), number)
         assert found == (values[number - 1], bind.is_binary(number - 1))
+
+
+class Asker:
+    """Who asked, and what it was told."""
+
+    def __init__(self) -> None:
+        self.told = b""
+        self.ended: list[Exchange] = []
+
+    def write(self, data: bytes) -> None:
+        self.told += data
+
+    def finished(self, _backend: Backend, exchange: Exchange, _status: bytes) -> None:
+        self.ended.append(exchange)
+
+    def lost(self, _backend: Backend, _exchange: Exchange | None) -> None:
+        raise AssertionError
+
+
+ERROR = wire.error(wire.Refusal("22012", "division by zero"))
+FRAMES = st.sampled_from((b"1", b"2", b"t", b"T", b"n", b"D", b"C", b"I", b"S", b"N"))
+FRAME = st.builds(wire.frame, FRAMES, st.sampled_from((b"", b"a", b"E\0\0\0\4", wire.ready(b"I"))))
+ANSWER = st.lists(st.one_of(FRAME, FRAME, FRAME, st.just(ERROR)), max_size=6)
+
+
+@given(st.lists(ANSWER, min_size=2, max_size=6))
+def test_an_answer_that_begins_like_the_last_one_is_read_to_its_own_end(
+    answers: list[list[bytes]],
+) -> None:
+    asker, backend = Asker(), Backend(0, 0, ("", 0))
+    for frames in answers:
+        exchange = Exchange(asker, b"")
+        exchange.plain, backend.exchange, asker.told = True, exchange, b""
+        answer = b"".join(frames) + wire.ready(b"I")
+        backend.data_received(answer)
+        assert (asker.told, asker.ended[-1]) == (answer, exchange)
+        assert exchange.failed == (ERROR in frames) == (not exchange.plain)
+
+
+def test_a_part_of_an_answer_is_nothing_to_know_the_next_one_by() -> None:
+    """Its end looks like an answer's end, and what follows like a row that hides an error."""
+    asker, backend = Asker(), Backend(0, 0, ("", 0))
+    row_that_is_none = b"D" + pack("!i", 4 + len(ERROR))
+    columns = wire.frame(b"T", wire.ready(b"I") + row_that_is_none)
+    answer = columns + ERROR + wire.ready(b"I")
+    cut = wire.HEADER + len(wire.ready(b"I"))
+    for chunks in ((answer[:cut], answer[cut:]), (answer,)):
+        exchange = Exchange(asker, b"")
+        exchange.plain, backend.exchange, asker.told = True, exchange, b""
+        for chunk in chunks:
+            backend.data_received(chunk)
+        assert (asker.told, asker.ended[-1], exchange.failed) == (answer, exchange, True)
