@@ -297,7 +297,6 @@ def _seal(run: _Run) -> None:
         run.there.execute(FLUSH)
     with following(run.there, run.there_aside, run.way.gainer_standbys) as late:
         _await(run, late, "the rows")
-    run.left_ms()
 
 
 def _open_first(run: _Run, openings: list[tuple[GuardChange, sql.Composed]]) -> None:
@@ -318,7 +317,7 @@ def _open_first(run: _Run, openings: list[tuple[GuardChange, sql.Composed]]) -> 
         who = blockers(run.there, tables[0].name)
         raise _BackOut(f"{tables[0].name} could not be opened in time: {who}") from None
     except psycopg.Error:
-        if not run.there.broken and run.there.info.transaction_status == TransactionStatus.IDLE:
+        if run.there.info.transaction_status == TransactionStatus.IDLE:
             with suppress(psycopg.Error, ReconcilerError):
                 _give_back(run)
         raise

@@ -215,6 +215,20 @@ def test_a_lost_way_back_does_not_keep_stale_clients_from_being_refused() -> Non
     assert act_of(SWITCHED, lost) == RefuseStale(Side.SOURCE, Epoch(8))
 
 
+def test_stale_clients_stay_refused_after_a_rollback_whose_target_forgot_the_epoch() -> None:
+    """Its standby was promoted without it, or another move was published meanwhile."""
+    known = replace(BACK_REFUSED, map_epoch=Epoch(9))
+    move, forgot = replace(MOVE, stage=Stage.BACK), replace(known, target_refuses_below=Epoch(8))
+    assert act_of(move, forgot) == RefuseStale(Side.TARGET, Epoch(9))
+    assert act_of(move, known) == Clean()
+
+
+def test_an_epoch_of_a_way_back_that_was_not_gone_is_taken_away() -> None:
+    """No map has it, so no client can know it, and all of them were refused at their owner."""
+    died = replace(SOAKING, target_refuses_below=Epoch(SOAKING.map_epoch + 1))
+    assert act_of(SWITCHED, died) == RefuseStale(Side.TARGET, SOAKING.map_epoch)
+
+
 # Fences --------------------------------------------------------------------------------------
 
 
