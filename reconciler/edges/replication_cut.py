@@ -205,12 +205,10 @@ def _close(
         beat = secrets.randbits(62)
         _fence(run, fences, beat)
         _drain(run, beat)
-        with ThreadPoolExecutor(1) as aside:  # at the other server, so its commit costs no time
-            refused = aside.submit(_refuse_stale, run)
+        with ThreadPoolExecutor(1) as aside:  # by sessions of their own, so they cost no time
+            besides = aside.submit(_beside_seal, run, witness)
             _seal(run)
-            if witness is not None:
-                witness.take()
-            refused.result()
+            besides.result()
     except pg.QueryCanceled:
         raise _BackOut("a statement took longer than writers may wait") from None
     except (psycopg.Error, ReconcilerError):
@@ -265,6 +263,12 @@ def _drain(run: _Run, beat: int) -> None:
                 raise _BackOut(why) from None
             time.sleep(POLL_S)
         _await(run, late, "the fence")
+
+
+def _beside_seal(run: _Run, witness: Witness | None) -> None:
+    _refuse_stale(run)
+    if witness is not None:
+        witness.take()
 
 
 def _refuse_stale(run: _Run) -> None:

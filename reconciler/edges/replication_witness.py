@@ -1,7 +1,7 @@
 """What both sides looked like at the cut: two snapshots, taken while nobody could write the keys.
 
-They are taken between the drain and the opening and compared when the writers are gone on, so they
-cost a cut two round trips. They live as long as their sessions: a process that dies loses them, and
+They are taken between the drain and the opening, beside the seal, and compared when the writers are
+gone on. They live as long as their sessions: a process that dies loses them, and
 the cut is then compared at a later exact point of the way back's stream. What that finds is less
 only in rows that were written again since.
 """

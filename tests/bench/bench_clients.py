@@ -34,6 +34,7 @@ import psutil
 import psycopg
 
 from reconciler.edges.etcd import EtcdStore
+from reconciler.model.access import Lease
 from reconciler.model.hashing import position_of_key
 from reconciler.model.moves import MoveId, Side, Stage, Wish
 from reconciler.model.names import Epoch, MemberName
@@ -64,6 +65,7 @@ class RoutedWorld(MoveWorld):
     """A move that clients hear of through etcd, as an apply's does."""
 
     store: EtcdStore | None = None
+    lease: Lease | None = None
     cuts: list[tuple[float, float]] = field(default_factory=list)
 
     def note_cut(self, result: Any) -> None:
@@ -88,8 +90,10 @@ class RoutedWorld(MoveWorld):
             self.move.database, epoch, self.move.key_type, tables, (), owners
         )  # fmt: skip
         assert self.store is not None
-        lease = self.store.acquire(f"/bench/{epoch}", "bench", 60)
-        self.store.write({routing_key(self.move.database): (encode_routing(routing), None)}, lease)
+        # Held all the while, as an applier holds its own: within a cut there is one write.
+        self.lease = self.lease or self.store.acquire("/bench/applier", "bench", 3600)
+        record = encode_routing(routing)
+        self.store.write({routing_key(self.move.database): (record, None)}, self.lease)
         self.map_epoch, self.owner = epoch, owner
 
     def _perform(self, act: acts.Step) -> None:
