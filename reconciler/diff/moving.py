@@ -16,7 +16,7 @@ from reconciler.diff.changes import EndMove, MoveKeys, Refusal, Remark, Standsti
 from reconciler.diff.refusals import MovedTableNotMade, MoveRefused
 from reconciler.model.desired import Database, ShardedTable
 from reconciler.model.keyspace import KeySet, key_set
-from reconciler.model.moves import Move, MoveHold, MoveId, Preflight, Stage, Wish, bytes_of
+from reconciler.model.moves import EQUAL, Move, MoveHold, MoveId, Preflight, Stage, Wish, bytes_of
 from reconciler.model.names import ScopeKey
 from reconciler.model.observed import Catalog, ObservedDatabase, Unseen
 from reconciler.model.routing import RoutingMap
@@ -236,7 +236,7 @@ def _cut_over(database: Database, move: Move, back: MoveKeys | None) -> EndMove:
     return EndMove(database.key, move, Wish.ROLLBACK, "the spec takes it back", place)
 
 
-def _under_way(  # noqa: C901  a dispatch table
+def _under_way(
     database: Database, move: Move, twin: MoveKeys | None, looked_at: str
 ) -> Iterator[MoveKeys | EndMove | Remark]:
     place = database.place.at("spec", "shards")
@@ -252,23 +252,39 @@ def _under_way(  # noqa: C901  a dispatch table
         case Stage.SWITCHED if twin is not None or move.wish is Wish.ROLLBACK:
             why = "the spec takes it back" if twin is not None else _ASKED.format("rollback")
             yield EndMove(database.key, move, Wish.ROLLBACK, why, place)
-        case Stage.SWITCHED if window_is_over(move, looked_at):
-            yield EndMove(database.key, move, Wish.FINISH, "its rollback window is over", place)
-        case Stage.SWITCHED if move.wish is Wish.FINISH:
-            yield EndMove(database.key, move, Wish.FINISH, _ASKED.format("finish"), place)
-        case Stage.SWITCHED if move.wish is Wish.FORWARD and not move.cut_compared:
-            # Its applier ended in between: the way back may not be followed yet, and keeps WAL.
-            yield EndMove(database.key, move, Wish.FORWARD, "its cut was not compared yet", place)
         case Stage.SWITCHED:
-            yield Remark(
-                database.key,
-                f"{_name(move)} can be taken back until {window_end(move):%Y-%m-%d %H:%M} UTC",
-                place,
-            )
+            yield _soaking(database, move, looked_at)
         case Stage.BACK:
             yield EndMove(database.key, move, Wish.FINISH, "it was rolled back", place)
         case Stage.ENDED:
             yield EndMove(database.key, move, move.wish, "only its record is left", place)
+
+
+def _soaking(database: Database, move: Move, looked_at: str) -> EndMove | Remark:
+    """Return what ends a move whose way back is open, or until when it stays so.
+
+    Time alone ends only what was compared: the source's rows may be the only right ones.
+    """
+    place = database.place.at("spec", "shards")
+    over, finish = window_is_over(move, looked_at), f"`shardwright operation finish {move.id}`"
+    open_until = f"can be taken back until {window_end(move):%Y-%m-%d %H:%M} UTC"
+    if move.wish is Wish.FINISH:
+        why = "its rollback window is over" if over else _ASKED.format("finish")
+        return EndMove(database.key, move, Wish.FINISH, why, place)
+    if move.wish is Wish.PAUSE:
+        again = f"paused: its rollback window stays open until `operation resume {move.id}`"
+        return Remark(database.key, f"{_name(move)} is {again}", place)
+    if move.not_comparable:
+        lost = f"was not compared and cannot be ({move.not_comparable})"
+        text = f"the cut of {_name(move)} {lost}; its rows stay at {move.source} until {finish}"
+        return Remark(database.key, text, place)
+    if not move.cut_compared:
+        # Its applier ended in between: the way back may not be followed yet, and keeps WAL.
+        return EndMove(database.key, move, Wish.FORWARD, "its cut was not compared yet", place)
+    if not over:
+        return Remark(database.key, f"{_name(move)} {open_until}", place)
+    how = Wish.FINISH if move.cut_compared == EQUAL else Wish.FORWARD
+    return EndMove(database.key, move, how, "its rollback window is over", place)
 
 
 def window_end(move: Move) -> datetime:

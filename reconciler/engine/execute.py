@@ -131,10 +131,11 @@ def perform(hands: Hands, action: Action, wait: Wait) -> None:  # noqa: C901  th
 
 
 def _forget_moves(hands: Hands, database: DatabaseKey) -> None:
-    """Remove the logbooks of a database's moves, of which few are kept, and its roll-out."""
-    books = hands.store.read(logbook_key(database)) | hands.store.read(rollout_key(database))
-    if books:
-        hands.store.write(dict.fromkeys(books, (None, None)), hands.lease)
+    """Remove the logbooks of a database's moves, of which few are kept, its holds, its roll-out."""
+    kinds = (logbook_key(database), hold_key(database), rollout_key(database))
+    found = [key for kind in kinds for key in hands.store.read(kind)]
+    if found:
+        hands.store.write(dict.fromkeys(found, (None, None)), hands.lease)
 
 
 def _start_shard(hands: Hands, action: StartShard, wait: Wait) -> None:

@@ -29,6 +29,7 @@ from reconciler.workflow.reshard_acts import (
     DivideSequences,
     EndMove,
     FinishOpening,
+    GiveUpVerifyCut,
     Hold,
     PrepareTarget,
     Prune,
@@ -47,7 +48,11 @@ from reconciler.workflow.reshard_acts import (
     WriteMap,
 )
 from reconciler.workflow.reshard_facts import next_epoch
-from reconciler.workflow.reshard_records import record_compared, record_stage
+from reconciler.workflow.reshard_records import (
+    record_compared,
+    record_not_comparable,
+    record_stage,
+)
 
 WISH_EVERY_S = 1.0
 """How often a long act asks whether something else is wished by now."""
@@ -145,6 +150,8 @@ def perform_act(  # noqa: C901  a dispatch table
             found = mover.verify_cut(move, source, target, token)
             write_move(crew, record_compared(move, found))
             _tell_equal(crew, scene, found)
+        case GiveUpVerifyCut(why):
+            write_move(crew, record_not_comparable(move, why))
         case VerifyBack():
             _tell_equal(crew, scene, mover.verify_back(move, source, target, token))
         case RefreshViews():
@@ -155,8 +162,9 @@ def perform_act(  # noqa: C901  a dispatch table
             mover.arm(move, source, target, token)
         case Cut():
             epoch = next_epoch(scene.view, move.epoch)
+            after = _map_after(crew, scene, WriteMap(epoch, back=False))
             result = mover.cut(move, source, target, token, epoch)
-            return _publish_cut(crew, scene, result, WriteMap(epoch, back=False))
+            return _publish_cut(crew, scene, result, after)
         case FinishOpening():
             mover.finish_opening(move, source, target, token)
         case Unfence():
@@ -164,13 +172,14 @@ def perform_act(  # noqa: C901  a dispatch table
         case RefuseStale():
             mover.refuse_stale(move, act.side, act.epoch, source, target, token)
         case WriteMap():
-            _write_map(crew, scene, act)
+            _write_map(crew, scene, _map_after(crew, scene, act))
         case Reverse():
             mover.reverse(move, source, target, token)
         case RollBackCut():
             epoch = next_epoch(scene.view, Epoch(move.epoch + 1))
+            after = _map_after(crew, scene, WriteMap(epoch, back=True))
             result = mover.roll_back_cut(move, source, target, token, epoch)
-            return _publish_cut(crew, scene, result, WriteMap(epoch, back=True))
+            return _publish_cut(crew, scene, result, after)
         case Clean():
             mover.clean(move, source, target, token)
         case Prune():
@@ -202,13 +211,13 @@ def _tell_equal(crew: Crew, scene: Scene, found: Comparison) -> None:
     crew.does(f"all rows are equal{later}; writers were held {found.held_ms:.1f} ms at most")
 
 
-def _publish_cut(crew: Crew, scene: Scene, result: CutResult, published: WriteMap) -> CutResult:
+def _publish_cut(crew: Crew, scene: Scene, result: CutResult, after: RoutingMap) -> CutResult:
     """Publish the map at once when the keys have a new owner: until then clients ask the old one.
 
-    The next look would do it too, but a look takes longer than the cut.
+    The next look would do it too, but a look takes longer than the cut. ``after`` was made before.
     """
     if result.opened:
-        _write_map(crew, scene, published)
+        _write_map(crew, scene, after)
     pause = "an unknown time" if result.pause_ms is None else f"{result.pause_ms:.0f} ms"
     crew.does(
         f"cut over in {pause}"
@@ -257,6 +266,7 @@ def words_of(act: Step, view: MoveView) -> str:
 
 _ENDINGS: dict[type[Step], str] = {
     FinishOpening: "the target opens its last tables",
+    GiveUpVerifyCut: "the cut cannot be compared any more",
     Unfence: "the source accepts the keys again",
     RefuseStale: "clients of an older map are refused",
     WriteMap: "the routing map is published",
@@ -269,8 +279,8 @@ _ENDINGS: dict[type[Step], str] = {
 }
 
 
-def _write_map(crew: Crew, scene: Scene, act: WriteMap) -> None:
-    """Give the keys to the target, or back to the source, in the map that the decision saw."""
+def _map_after(crew: Crew, scene: Scene, act: WriteMap) -> RoutingMap:
+    """Return the map that the decision saw, with the keys given to the target, or back."""
     move = scene.move
     giver, taker = move.source_scope, move.target_scope
     name = move.target
@@ -286,9 +296,12 @@ def _write_map(crew: Crew, scene: Scene, act: WriteMap) -> None:
     ]
     if all(owner.scope != taker.scope for owner in owners):
         owners.append(_new_owner(crew, taker, name, move.keys))
-    published = replace(scene.routing, epoch=act.epoch, owners=tuple(owners))
-    key = routing_key(move.database)
-    crew.store.write({key: (encode_routing(published), scene.routing.version)}, crew.lease)
+    return replace(scene.routing, epoch=act.epoch, owners=tuple(owners))
+
+
+def _write_map(crew: Crew, scene: Scene, routing: RoutingMap) -> None:
+    key = routing_key(scene.move.database)
+    crew.store.write({key: (encode_routing(routing), scene.routing.version)}, crew.lease)
 
 
 def _new_owner(crew: Crew, scope: ScopeKey, name: ShardName, keys: KeySet) -> RoutingOwner:

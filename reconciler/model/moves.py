@@ -56,6 +56,8 @@ class Side(StrEnum):
 
 EQUAL = "equal"
 """What a record says of a cut whose sides were the same."""
+NOT_COMPARED = "not compared: "
+"""Begins why a cut never can be compared; then only its owner ends the move."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +72,9 @@ class Move:
     tried, empty when none backed out. ``latency_ratio_max`` is how much slower than before the
     source's commits may become during a copy (0: no limit). ``copy`` is who brings the rows.
     ``moved_bytes`` is about how much the keys held when it began, None when nobody knew.
-    ``cut_compared`` is "equal" once both sides were compared as of the cut, else what differed;
-    empty before. ``version`` is etcd's mod revision of the record.
+    ``cut_compared`` is "equal" once both sides were compared as of the cut, else what differed or
+    (``NOT_COMPARED``) why nobody can tell; empty before. ``version`` is etcd's mod revision of the
+    record.
     """
 
     id: MoveId
@@ -100,6 +103,12 @@ class Move:
     cut_compared: str = ""
     moved_bytes: int | None = None
     version: int = 0
+
+    @property
+    def not_comparable(self) -> str:
+        """Why its cut never can be compared, in words; empty when it was, or may be."""
+        found = self.cut_compared
+        return found.removeprefix(NOT_COMPARED) if found.startswith(NOT_COMPARED) else ""
 
     @property
     def prefix(self) -> str:

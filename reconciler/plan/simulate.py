@@ -127,7 +127,7 @@ def _perform(  # noqa: C901  a dispatch table
         case MoveKeyRange():
             return move_keys(there, action, now)
         case CloseMove():
-            return close_move(there, action)
+            return close_move(there, action, now)
         case StopShard():
             return _change(there, action.scope, _stopped)
         case DestroyShard():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from reconciler.diff.moving import window_is_over
 from reconciler.model.keyspace import KeySet
 from reconciler.model.moves import EQUAL, Move, Stage, Wish
 from reconciler.model.names import Epoch, ScopeKey
@@ -35,14 +36,15 @@ def _soaking(move: Move, since: str) -> Move:
     return replace(move, stage=Stage.SWITCHED, switched_at=at, cut_compared=EQUAL)
 
 
-def close_move(there: ObservedDatabase, action: CloseMove) -> ObservedDatabase:
+def close_move(there: ObservedDatabase, action: CloseMove, now: str) -> ObservedDatabase:
     """End a move: its record goes, and after an abort or a rollback the source owns the keys.
 
-    One that only goes on soaks after it.
+    One that only goes on soaks after it, unless its window is over.
     """
     move = action.move
     routing = there.routing
-    if action.how is Wish.FORWARD and move.stage is not Stage.ENDED:
+    goes_on = action.how is Wish.FORWARD and move.stage is not Stage.ENDED
+    if goes_on and not (move.switched_at and window_is_over(move, now)):
         soaking = _soaking(move, move.switched_at)
         return replace(there, moves=tuple(soaking if m.id == move.id else m for m in there.moves))
     if isinstance(routing, RoutingMap):

@@ -81,6 +81,13 @@ class VerifyCut:
 
 
 @dataclass(frozen=True, slots=True)
+class GiveUpVerifyCut:
+    """Record why the cut never can be compared, so that nothing tries again."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class VerifyBack:
     """As ``Verify`` before a rollback's cut: the target writes, the source follows."""
 
@@ -198,6 +205,7 @@ Step: TypeAlias = (
     | RefreshViews
     | DivideSequences
     | VerifyCut
+    | GiveUpVerifyCut
     | VerifyBack
     | Arm
     | Cut

@@ -10,7 +10,7 @@ from typing import TypeAlias
 from reconciler.model.moves import EQUAL, Wish
 from reconciler.workflow import phase as steps
 from reconciler.workflow.phase import Act, Done, Refuse, Wait
-from reconciler.workflow.reshard_acts import Step, VerifyBack, VerifyCut
+from reconciler.workflow.reshard_acts import GiveUpVerifyCut, Step, VerifyBack, VerifyCut
 from reconciler.workflow.reshard_facts import Look, cut_differs, cut_not_comparable
 from reconciler.workflow.reshard_records import cut_was_wrong
 
@@ -24,10 +24,12 @@ def compare_cut(look: Look) -> Decision:
     lost = "" if look.view.cut_held else cut_not_comparable(look)
     if move.cut_compared == EQUAL or (lost and finish):
         return Done()
+    if move.not_comparable and not finish:
+        why = f"the cut was not compared and cannot be ({move.not_comparable})"
+        return Wait(f"{why}; until it is finished")
     if move.cut_compared and not finish:
         return Refuse(cut_differs(move))
-    why = f"the cut was not compared and cannot be ({lost}); until it is finished"
-    return Wait(why) if lost else Act(VerifyCut())
+    return Act(GiveUpVerifyCut(lost) if lost else VerifyCut())
 
 
 def compare_back(look: Look) -> Decision:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from reconciler.model.moves import EQUAL, Comparison, CutResult, Move, Stage, Wish
+from reconciler.model.moves import EQUAL, NOT_COMPARED, Comparison, CutResult, Move, Stage, Wish
 
 LATER = "later than the cut: "
 """Begins what differed where only a later point was compared: the way back may have lost it."""
@@ -41,7 +41,7 @@ def record_lost_cut(move: Move) -> Move:
 def cut_was_wrong(move: Move) -> bool:
     """Whether both sides differed at the cut itself, so that the source's are right."""
     found = move.cut_compared
-    return found not in ("", EQUAL) and not found.startswith(LATER)
+    return found not in ("", EQUAL) and not found.startswith((LATER, NOT_COMPARED))
 
 
 def record_compared(move: Move, found: Comparison) -> Move:
@@ -54,3 +54,8 @@ def record_compared(move: Move, found: Comparison) -> Move:
         return replace(move, cut_compared=EQUAL)
     wish = Wish.FORWARD if move.wish is Wish.FINISH else move.wish
     return replace(move, cut_compared=differs, wish=wish)
+
+
+def record_not_comparable(move: Move, why: str) -> Move:
+    """Return the record with the reason why its cut never can be compared."""
+    return replace(move, cut_compared=NOT_COMPARED + why)

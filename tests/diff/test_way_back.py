@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from reconciler.diff.changes import EndMove, MoveKeys, RecordApplied
+from reconciler.diff.changes import Difference, EndMove, MoveKeys, RecordApplied
 from reconciler.diff.origin import Origin, origin_of, parts_of
 from reconciler.model.desired import Shard
 from reconciler.model.keyspace import parse_key_set
-from reconciler.model.moves import EQUAL, Move, MoveHold, MoveId, Stage, Wish
+from reconciler.model.moves import EQUAL, NOT_COMPARED, Move, MoveHold, MoveId, Stage, Wish
 from reconciler.model.observed import ObservedState
 from reconciler.model.routing import AppliedRecord
 from reconciler.plan.moves import begin_move
@@ -156,3 +156,42 @@ def test_a_hold_goes_with_the_spec_that_it_was_held_against() -> None:
     begun = replace(move, stage=Stage.BEFORE, wish=Wish.ABORT)
     before = with_database(_held(there(database(*TWO)), move), moves=(begun,))
     assert only(difference(database(*TWO), before), RecordApplied).released == (move.id,)
+
+
+LATER = "2026-01-09T12:00:00+00:00"
+
+
+def _at(shards: tuple[Shard, ...], move: Move, looked_at: str) -> Difference:
+    seen, _ = _switched(Wish.FORWARD)
+    return difference(
+        database(*shards), replace(with_database(seen, moves=(move,)), looked_at=looked_at)
+    )
+
+
+def test_time_alone_ends_no_move_whose_rows_may_differ() -> None:
+    """The window's end was a wish to finish, which a cut that cannot be compared takes for its
+    owner's word; and so it was for a move that its owner had paused."""
+    _, move = _switched(Wish.FORWARD)
+    assert only(_at(BORDER, move, LATER), EndMove).how is Wish.FINISH
+    for found in ("", "public.a id=1: source has (1)"):
+        change = only(_at(BORDER, replace(move, cut_compared=found), LATER), EndMove)
+        assert change.how is Wish.FORWARD
+    given_up = replace(move, cut_compared=f"{NOT_COMPARED}s1 failed over")
+    for looked_at in ("", LATER):
+        # Each apply had a step for it, for ever, which did nothing (crash matrix, seed 179).
+        left = _at(BORDER, given_up, looked_at)
+        assert left.changes == ()
+        assert "was not compared and cannot be (s1 failed over)" in left.remarks[0].text
+        assert f"`shardwright operation finish {move.id}`" in left.remarks[0].text
+    assert only(_at(TWO, given_up, LATER), EndMove).how is Wish.ROLLBACK
+    paused = _at(BORDER, replace(move, wish=Wish.PAUSE), LATER)
+    assert (paused.changes, "is paused" in paused.remarks[0].text) == ((), True)
+
+
+def test_a_cut_that_is_compared_after_its_window_ends_with_it() -> None:
+    _, move = _switched(Wish.FORWARD)
+    late = replace(_switched(Wish.FORWARD)[0], looked_at=LATER)
+    seen = with_database(late, moves=(replace(move, cut_compared=""),))
+    wanted = desired(database(*BORDER))
+    planned = make_plan(wanted, seen, difference(database(*BORDER), seen))
+    assert what_remains(wanted, seen, planned) == ()

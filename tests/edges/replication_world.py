@@ -31,7 +31,12 @@ from reconciler.model.names import Scope as ScopeName
 from reconciler.workflow import reshard_acts as acts
 from reconciler.workflow.phase import Act, Done, Refuse, Wait
 from reconciler.workflow.reshard import decide
-from reconciler.workflow.reshard_records import record_compared, record_cut, record_stage
+from reconciler.workflow.reshard_records import (
+    record_compared,
+    record_cut,
+    record_not_comparable,
+    record_stage,
+)
 from tests.edges.servers import PostgresServer, running_postgres
 from tests.edges.shard import TOKEN, TestShard, new_shard, schema_file
 
@@ -183,6 +188,8 @@ class MoveWorld:
                 found = mover.verify_cut(*where)
                 self.move = record_compared(self.move, found)
                 assert found.equal, found
+            case acts.GiveUpVerifyCut(why):
+                self.move = record_not_comparable(self.move, why)
             case acts.VerifyBack():
                 found = mover.verify_back(*where)
                 assert found.equal, found

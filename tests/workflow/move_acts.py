@@ -52,6 +52,10 @@ def performed(  # noqa: C901 - a dispatch table
             yield from verify(hand)
         case acts.VerifyCut():
             yield from verify_cut(hand, version)
+        case acts.GiveUpVerifyCut(why) if hand.world.move is not None:
+            hand.record(reshard_records.record_not_comparable(hand.world.move, why), version)
+        case acts.GiveUpVerifyCut():
+            pass
         case acts.VerifyBack():
             yield from verify_back(hand)
         case acts.Arm():

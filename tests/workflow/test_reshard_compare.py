@@ -11,9 +11,16 @@ from reconciler.model.errors import ReconcilerError
 from reconciler.model.moves import Move, MoveView, Wish
 from reconciler.workflow.phase import Refuse
 from reconciler.workflow.reshard import decide
-from reconciler.workflow.reshard_acts import Clean, Reverse, RollBackCut, VerifyBack, VerifyCut
+from reconciler.workflow.reshard_acts import (
+    Clean,
+    GiveUpVerifyCut,
+    Reverse,
+    RollBackCut,
+    VerifyBack,
+    VerifyCut,
+)
 from reconciler.workflow.reshard_facts import CutDiffers
-from reconciler.workflow.reshard_records import LATER
+from reconciler.workflow.reshard_records import LATER, cut_was_wrong, record_not_comparable
 from tests.workflow.move_views import (
     MAPPED,
     NOW,
@@ -50,16 +57,22 @@ def test_nothing_is_pruned_before_the_cut_was_compared(wish: Wish, now: datetime
 
 def test_a_cut_that_cannot_be_compared_any_more_is_for_its_owner_to_finish() -> None:
     lost = reverse(SOAKING, slot=False, slot_active=False)
+    why = "its slot at s1 is gone"
 
-    assert "cannot be (its slot at s1 is gone)" in wait_of(UNCOMPARED, lost, OVER)
-    assert act_of(wishing(Wish.FINISH, UNCOMPARED), lost) == Clean()
+    assert act_of(UNCOMPARED, lost, OVER) == GiveUpVerifyCut(why)
+    given_up = record_not_comparable(UNCOMPARED, why)
+    assert f"cannot be ({why})" in wait_of(given_up, lost, OVER)
+    assert not cut_was_wrong(given_up), "a way back compares all rows"
+    for move in (UNCOMPARED, given_up):
+        assert act_of(wishing(Wish.FINISH, move), lost) == Clean()
+    assert act_of(wishing(Wish.FINISH, given_up), SOAKING) == VerifyCut(), "if it can be after all"
 
 
 def test_a_cut_is_not_compared_later_with_a_target_that_failed_over() -> None:
     """What it lost would pass for rows that the cut had left out."""
     over = forward(SOAKING, gap=True)
 
-    assert "cannot be (s1 failed over)" in wait_of(UNCOMPARED, over, OVER)
+    assert act_of(UNCOMPARED, over, OVER) == GiveUpVerifyCut("s1 failed over")
     assert act_of(wishing(Wish.FINISH, UNCOMPARED), over) == Clean()
     assert act_of(UNCOMPARED, replace(over, cut_held=True)) == VerifyCut(), "by its own snapshots"
     assert act_of(SWITCHED, over, OVER) == Clean(), "it was compared before"
