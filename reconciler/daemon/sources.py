@@ -12,7 +12,7 @@ from typing import Any
 
 from reconciler import wiring
 from reconciler.daemon.config import FollowedSource
-from reconciler.edges.configmaps import watching
+from reconciler.edges.folder_watch import FolderWatch, watching
 from reconciler.edges.git_signatures import CommitNotBelieved, SignersUnreadable
 from reconciler.engine.sources import SourceState, pause_s, restored, take, take_failure
 from reconciler.model.errors import ReconcilerError
@@ -84,18 +84,25 @@ class Follower:
 
     def _run(self) -> None:
         with ExitStack() as stack:
-            if self.source.watch and not stack.enter_context(
-                watching(self.source.watch, self._poke.set)
-            ):
-                self._log.warning("cannot watch, only polling", interval_s=self.source.interval_s)
+            watch, hears = None, True
+            if self.source.watch:
+                watch = stack.enter_context(watching(self.source.watch, self._poke.set))
             while not self._over.is_set():
                 self._poke.clear()
+                hears = self._renewed(watch, hears)
                 self._looked(self.source.name, self.look())
                 looked_at = time.monotonic()
                 wait = self.pause_s * (1 + random.random() * JITTER)  # noqa: S311
                 if self._poke.wait(wait) and not self._over.is_set():
                     apart = APART_S - (time.monotonic() - looked_at)
                     self._over.wait(max(SETTLE_S, apart))
+
+    def _renewed(self, watch: FolderWatch | None, heard: bool) -> bool:
+        """Watch what is there by now; tell whether changes are heard of, once when they are not."""
+        hears = watch is None or watch.renew()
+        if heard and not hears:
+            self._log.warning("cannot watch, only polling", interval_s=self.source.interval_s)
+        return hears
 
     @property
     def pause_s(self) -> float:

@@ -8,8 +8,7 @@ reading through it twice may mix two. A ``subPath`` mount has no ``..data`` and 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 from reconciler.model.errors import ReconcilerError
 from reconciler.spec.documents import Documents
@@ -57,32 +56,3 @@ def _state_of(path: str) -> str:
             "it has no ..data link, so it is no mount of a whole ConfigMap",
             remedy="mount the volume itself, without subPath; for a plain folder write folder:",
         ) from None
-
-
-@contextmanager
-def watching(folder: str, changed: Callable[[], None]) -> Iterator[bool]:
-    """Call ``changed`` from a thread whenever something below a folder changes.
-
-    Yields False when the system cannot watch (too many watches, no inotify): then only polling
-    tells. A ConfigMap's swap is a rename in the folder itself.
-    """
-    from watchdog.events import FileSystemEvent, FileSystemEventHandler
-    from watchdog.observers import Observer
-
-    class Teller(FileSystemEventHandler):
-        def on_any_event(self, event: FileSystemEvent) -> None:
-            if event.event_type not in ("opened", "closed_no_write"):
-                changed()
-
-    observer = Observer()
-    try:
-        observer.schedule(Teller(), folder, recursive=True)
-        observer.start()
-    except OSError:
-        yield False
-        return
-    try:
-        yield True
-    finally:
-        observer.stop()
-        observer.join()

@@ -12,9 +12,9 @@ from reconciler.edges.configmaps import (
     MountNeverUpdated,
     MountSwapped,
     read_mounted,
-    watching,
 )
 from reconciler.edges.folder import read_folder
+from reconciler.edges.folder_watch import watching
 from reconciler.spec.documents import Documents
 from tests.local_home import wait_for
 
@@ -74,7 +74,34 @@ def test_a_sub_path_mount_is_said_to_be_one(tmp_path: Path) -> None:
 def test_a_swap_is_heard(tmp_path: Path) -> None:
     swap(tmp_path, "1", a="# one")
     heard = threading.Event()
-    with watching(str(tmp_path), heard.set) as can:
-        assert can
+    with watching(str(tmp_path), heard.set) as watch:
+        assert watch.renew()
         swap(tmp_path, "2", a="# two")
         wait_for(heard.is_set, "the swap is heard")
+
+
+def test_a_folder_that_comes_later_goes_and_comes_again_is_heard(tmp_path: Path) -> None:
+    folder = tmp_path / "mnt" / "specs"
+    heard = threading.Event()
+
+    def hears(what: str) -> None:
+        wait_for(heard.is_set, f"{what} is heard", 20)
+        heard.clear()
+        assert watch.renew()
+
+    with watching(str(folder), heard.set) as watch:
+        assert watch.renew()
+        (tmp_path / "other").mkdir()
+        folder.parent.mkdir()
+        hears("the folder above it")
+        folder.mkdir()
+        hears("the folder")
+        (folder / "a.yaml").write_text("# one")
+        hears("a file in it")
+        folder.rename(tmp_path / "gone")
+        hears("its going")
+        (tmp_path / "new").mkdir()
+        (tmp_path / "new").rename(folder)
+        hears("another in its place")
+        (folder / "b.yaml").write_text("# two")
+        hears("a file in the other")
