@@ -132,7 +132,10 @@ def _nothing_found(argument: str, reader: _Reader) -> None:
         f"no specs found: {reader.seen} files seen, none ends in {', '.join(MANIFEST_SUFFIXES)}"
     )
     raise NoSpecsFound(
-        argument, problem, remedy="name a folder that holds specs, or begin with one"
+        argument,
+        problem,
+        remedy="name a folder that holds specs, or begin with one; if the last "
+        "database is to go, leave another document there, such as a policy",
     )
 
 

@@ -23,7 +23,7 @@ from reconciler.edges.git_credentials import reaching
 from reconciler.edges.git_repository import GitReference, GitRepository, unusable
 from reconciler.edges.git_revision import revision_of
 from reconciler.edges.git_signatures import disbelieved
-from reconciler.edges.git_tree import TreeLimits, path_inside
+from reconciler.edges.git_tree import TREE_REFUSED, TreeLimits, path_inside
 from reconciler.model.desired import Revision
 from reconciler.model.errors import ReconcilerError
 from reconciler.model.git import NO_CREDENTIALS, CredentialFiles
@@ -118,6 +118,9 @@ def read_repository(
     """
     found = read_news(address, reference, path, cache, "", limits, keys, credentials=credentials)
     assert found is not None  # noqa: S101  no revision is known, so that any is news
+    for problem in found.problems:
+        if isinstance(problem, TREE_REFUSED):
+            raise problem
     return found
 
 
@@ -135,7 +138,7 @@ def read_news(
     """Read as ``read_repository`` does, or return None at once at the revision that is known.
 
     ``standing`` is the revision in force: what does not descend from it is handed on as a problem,
-    unless it is another tag of a range.
+    unless it is another tag of a range. So is a revision whose path is gone, empty or too large.
     """
     inside = path_inside(path)
     with cache.repository(address, credentials) as repository:

@@ -19,7 +19,7 @@ from reconciler.edges.git_address import GitAddress
 from reconciler.edges.git_command import GitFailed, run_git_command, write_settings
 from reconciler.edges.git_credentials import Access
 from reconciler.edges.git_revision import revision_of
-from reconciler.edges.git_tree import Tree, TreeLimits, read_tree
+from reconciler.edges.git_tree import TREE_REFUSED, Tree, TreeLimits, read_tree
 from reconciler.edges.git_versions import newest
 from reconciler.model.desired import Revision
 from reconciler.model.errors import ReconcilerError
@@ -131,15 +131,18 @@ class GitRepository:
     def read(
         self, reference: GitReference, inside: str, limits: TreeLimits | None, known: str
     ) -> tuple[str, str, Tree] | None:
-        """Return the reference's name and commit, and what is below the path; None when known."""
+        """Return the reference's name and commit, and what is below the path; None when known.
+
+        A path that is not there, holds no specs or too much is a problem of that revision.
+        """
         name, commit = self.resolve(reference)
         if revision_of(name, commit).text == known:
             return None
-        return (
-            name,
-            commit,
-            read_tree(self.git, commit, inside, limits or TreeLimits(), self._bring),
-        )
+        try:
+            tree = read_tree(self.git, commit, inside, limits or TreeLimits(), self._bring)
+        except TREE_REFUSED as refused:
+            tree = (), (refused,)
+        return name, commit, tree
 
     def read_anew(
         self, reference: GitReference, inside: str, limits: TreeLimits | None, known: str

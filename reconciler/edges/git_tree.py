@@ -70,6 +70,14 @@ class GitNoSpecs(ReconcilerError):
     code = "SO109"
 
 
+TREE_REFUSED = (GitPathUnknown, GitTreeTooLarge, GitNoSpecs)
+"""A revision that cannot be read, whatever its files say: its own fault, not the repository's."""
+SOME_DOCUMENT = (
+    "name a folder that holds specs; if the last database is to go, leave another document there, "
+    "such as a policy"
+)
+
+
 @dataclass(frozen=True, slots=True)
 class _Entry:
     mode: str
@@ -118,7 +126,7 @@ def read_tree(
             wanted[name] = entry
     if not problems and not any(name.lower().endswith(MANIFEST_SUFFIXES) for name in wanted):
         problem = f"no specs found at {commit[:7]}: {len(entries)} files seen"
-        raise GitNoSpecs(path or "the repository", problem, remedy="name a folder that holds specs")
+        raise GitNoSpecs(path or "the repository", problem, remedy=SOME_DOCUMENT)
     _check_files(path, len(wanted), limits)
     if bring:
         _bring_absent(bring, absent, wanted)

@@ -136,6 +136,27 @@ def test_a_look_that_was_under_way_when_it_began_to_lead_counts_for_nothing(
     assert (follower.state.revision, _codes(follower)) == (good, ["SO142"])
 
 
+def test_a_revision_without_specs_is_quarantined_and_the_next_one_looked_for_as_soon_as_ever(
+    repository: Repository,
+) -> None:
+    good = repository.commit("one")
+    follower = repository.follower(str)
+    follower.look()
+    git(repository.folder, "rm", "-q", "stays.yaml")
+    git(repository.folder, "commit", "-q", "-m", "nothing left", "--allow-empty")
+    (repository.folder / "README.md").write_text("no spec")
+    git(repository.folder, "add", "-A")
+    git(repository.folder, "commit", "-q", "-m", "but this")
+    for _ in range(3):
+        follower.look()
+    assert (follower.state.revision, _codes(follower)) == (good, ["SO109"])
+    assert follower.state.unreachable is None
+    assert follower.pause_s == follower.source.interval_s, "the forge answers: no back-off"
+    mended = repository.commit("mended")
+    follower.look()
+    assert (follower.state.revision, _codes(follower)) == (mended, [])
+
+
 def test_what_was_fetched_before_is_in_force_while_the_repository_is_away(
     repository: Repository,
 ) -> None:
