@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -75,16 +75,22 @@ def _trail(session: Session, file: str | None) -> Trail:
 
 
 def _show(trail: Trail, last: int) -> None:
-    from reconciler.cli.table import table
+    from reconciler.cli.table import shown_table
+
+    rows = [_row(entry) for entry in trail.entries[-last:]]
+    head = ("NO", "AT", "ACTOR", "WHAT", "OUTCOME", "REVISION", "TEXT")
+    write(shown_table(head, rows, style_for(sys.stdout)))
+
+
+def _row(entry: dict[str, Any]) -> tuple[str, ...]:
+    """Return an entry's cells; a step's id names its database, all else is told with it."""
     from reconciler.model.desired import Revision
 
-    rows = [
-        (
-            str(entry["number"]), entry["at"][:19], entry["actor"].partition(" ")[0],
-            entry["what"], entry["outcome"], Revision(entry.get("revision", "")).short,
-            entry.get("error", "") or entry.get("text", ""),
-        )
-        for entry in trail.entries[-last:]
-    ]  # fmt: skip
-    head = ("NO", "AT", "ACTOR", "WHAT", "OUTCOME", "REVISION", "TEXT")
-    write(table(head, rows, style_for(sys.stdout)))
+    what, database = str(entry["what"]), entry.get("database", "")
+    if database and not what.startswith((f"{database}/", f"{database}-")):
+        what = f"{what} {database}"
+    return (
+        str(entry["number"]), entry["at"][:19], entry["actor"].partition(" ")[0],
+        what, entry["outcome"], Revision(entry.get("revision", "")).short,
+        entry.get("error", "") or entry.get("text", ""),
+    )  # fmt: skip

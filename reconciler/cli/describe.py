@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import click
@@ -10,7 +11,7 @@ import click
 from reconciler.cli.get import STATUS, Kind, kind_and_name
 from reconciler.cli.lazy import command
 from reconciler.cli.session import Session, output_option
-from reconciler.cli.terminal import style_for, write
+from reconciler.cli.terminal import WIDTH_MAX, Paint, style_for, width_of, write
 
 if TYPE_CHECKING:
     from reconciler.cli.objects import Object
@@ -74,7 +75,7 @@ def _told(item: Object, kind: str, history: list[Object]) -> str:
     paint = style_for(sys.stdout)
     facts = [(head, cell(item)) for head, cell in columns_for(kind, wide=True, with_namespace=True)]
     width = max(len(head) for head, _ in facts)
-    lines = [f"{paint('dim', head.capitalize().ljust(width))}  {value}" for head, value in facts]
+    lines = [line for head, value in facts for line in _fact(head, value, width, paint)]
     for name, inner in INSIDE.items():
         if isinstance(item.get(name), list) and item[name]:
             lines += ["", _titled(name, inner, item[name])]
@@ -87,22 +88,32 @@ def _told(item: Object, kind: str, history: list[Object]) -> str:
     return "\n".join(lines)
 
 
+def _fact(head: str, value: str, width: int, paint: Paint) -> Iterator[str]:
+    """Yield a fact beside its head, a long one in as many lines as it takes."""
+    from reconciler.plan.render_layout import unpainted, wrapped
+
+    first, *more = wrapped(value, width_of(sys.stdout), width + 2, unpainted, "")
+    yield f"{paint('dim', head.capitalize().ljust(width))}  {first.lstrip()}"
+    yield from more
+
+
 def _titled(title: str, kind: str, items: list[Object]) -> str:
     from reconciler.cli.columns import columns_for
-    from reconciler.cli.table import table
+    from reconciler.cli.table import shown_table
 
     paint = style_for(sys.stdout)
-    columns = columns_for(kind, wide=kind == "instances", with_namespace=False)
+    wide = kind == "instances" and width_of(sys.stdout) >= WIDTH_MAX
+    columns = columns_for(kind, wide=wide, with_namespace=False)
     rows = [
         ["  " + columns[0][1](item), *(cell(item) for _, cell in columns[1:])] for item in items
     ]
     heads = ["  " + columns[0][0], *(head for head, _ in columns[1:])]
-    return f"{paint('bold', title.capitalize())}\n{table(heads, rows, paint)}"
+    return f"{paint('bold', title.capitalize())}\n{shown_table(heads, rows, paint)}"
 
 
 def _details(item: Object) -> list[str]:
     """Return what only one kind has: tables and files of a shard, steps of an operation."""
-    from reconciler.cli.table import table
+    from reconciler.cli.table import shown_table
     from reconciler.plan.render_report import amount, duration, size
 
     paint = style_for(sys.stdout)
@@ -112,7 +123,7 @@ def _details(item: Object) -> list[str]:
             ["  " + t["name"], size(t["bytes"]), amount(t["rows"]) if t["rows"] >= 0 else "-"]
             for t in item["tables"]
         ]
-        lines += ["", paint("bold", "Tables"), table(["  NAME", "SIZE", "ROWS"], rows, paint)]
+        lines += ["", paint("bold", "Tables"), shown_table(["  NAME", "SIZE", "ROWS"], rows, paint)]
     if item["kind"] == "Database":
         rows = [
             [
@@ -125,11 +136,11 @@ def _details(item: Object) -> list[str]:
             for c in item["conditions"]
         ]
         heads = ["  TYPE", "STATUS", "REASON", "SINCE", "MESSAGE"]
-        lines += ["", paint("bold", "Conditions"), table(heads, rows, paint)]
+        lines += ["", paint("bold", "Conditions"), shown_table(heads, rows, paint)]
     if item["kind"] == "Database" and item["tables"]:
         rows = [["  " + name, key] for name, key in item["tables"].items()]
         rows += [["  " + name, "(reference)"] for name in item["reference"]]
-        lines += ["", paint("bold", "Tables"), table(["  NAME", "SHARD KEY"], rows, paint)]
+        lines += ["", paint("bold", "Tables"), shown_table(["  NAME", "SHARD KEY"], rows, paint)]
     for title, key in (("Schema files", "schemaFiles"), ("Parameters", "parameters")):
         if item.get(key):
             values = item[key]
@@ -147,14 +158,15 @@ def _details(item: Object) -> list[str]:
              s["error"] or s["waits"] or s["title"]]
             for s in item["steps"]
         ]  # fmt: skip
-        lines += ["", paint("bold", "Steps"), table(["  ID", "STATE", "TOOK", ""], rows, paint)]
+        heads = ["  ID", "STATE", "TOOK", ""]
+        lines += ["", paint("bold", "Steps"), shown_table(heads, rows, paint)]
     return lines
 
 
 def _move_details(item: Object) -> list[str]:
     """Return a move's pauses as a histogram, and the lines of its logbook."""
     from reconciler.cli.columns import seconds_between
-    from reconciler.cli.table import table
+    from reconciler.cli.table import shown_table
 
     paint = style_for(sys.stdout)
     lines: list[str] = []
@@ -164,11 +176,12 @@ def _move_details(item: Object) -> list[str]:
             ["  " + upto, str(count), "█" * round(20 * count / most)]
             for upto, count in item["pauseHistogram"].items()
         ]
-        lines += ["", paint("bold", "Pauses"), table(["  UP TO", "CUTS", ""], rows, paint)]
+        lines += ["", paint("bold", "Pauses"), shown_table(["  UP TO", "CUTS", ""], rows, paint)]
     if item["acts"]:
         rows = [
             ["  " + a["act"], a["state"], seconds_between(a["begunAt"], a["endedAt"]), a["error"]]
             for a in item["acts"]
         ]
-        lines += ["", paint("bold", "Acts"), table(["  ACT", "STATE", "TOOK", ""], rows, paint)]
+        heads = ["  ACT", "STATE", "TOOK", ""]
+        lines += ["", paint("bold", "Acts"), shown_table(heads, rows, paint)]
     return lines

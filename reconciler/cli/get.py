@@ -197,7 +197,7 @@ def _resource_name(item: Object) -> str:
 
 def _table(choice: Choice, items: list[Object], *, wide: bool) -> str:
     from reconciler.cli.columns import columns_for
-    from reconciler.cli.table import table
+    from reconciler.cli.table import shown_table
 
     if not items:
         where = f" in namespace {choice.namespace}" if choice.namespace else ""
@@ -207,4 +207,4 @@ def _table(choice: Choice, items: list[Object], *, wide: bool) -> str:
         return ""
     columns = columns_for(choice.kind, wide=wide, with_namespace=choice.namespace is None)
     rows = [[cell(item) for _, cell in columns] for item in items]
-    return table([head for head, _ in columns], rows, style_for(sys.stdout))
+    return shown_table([head for head, _ in columns], rows, style_for(sys.stdout))

@@ -44,8 +44,8 @@ def history(session: Session, name: str | None, limit: int, output: str) -> None
         tell_line(f"nothing was applied yet{f' to {name}' if name else ''}", "dim")
         return
     from reconciler.cli.columns import columns_for
-    from reconciler.cli.table import table
+    from reconciler.cli.table import shown_table
 
     columns = columns_for("operations", wide=output == "wide", with_namespace=False)
     rows = [[cell(item) for _, cell in columns] for item in items]
-    write(table([head for head, _ in columns], rows, style_for(sys.stdout)))
+    write(shown_table([head for head, _ in columns], rows, style_for(sys.stdout)))

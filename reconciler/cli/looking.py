@@ -25,7 +25,7 @@ from reconciler.engine.wishes import known_moves
 from reconciler.engine.world import World
 from reconciler.model.desired import DesiredState
 from reconciler.model.errors import ReconcilerError
-from reconciler.model.observed import Unseen
+from reconciler.model.observed import ObservedDatabase, Unseen
 
 KINDS = {
     "databases": ("databases", "database", "db", "dbs", "status"),
@@ -79,7 +79,9 @@ def look_around(
     suspended = dict.fromkeys(by_spec, "suspended by its spec")
     suspended |= {d.key: d.suspended for d in state.databases if d.suspended}
     databases = []
-    for database in state.databases:
+    # One that is not begun yet, because it waits, is known to the daemon alone.
+    unbegun = known.statuses.keys() - {one.key for one in state.databases} if known.is_led else ()
+    for database in (*state.databases, *(ObservedDatabase(k, None, None) for k in sorted(unbegun))):
         facts = replace(
             known.facts(database.key, world.is_gone),
             serving=of_database(database),

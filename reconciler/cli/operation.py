@@ -128,7 +128,7 @@ def list_(session: Session, ended: bool, output: str) -> None:
     from reconciler import wiring
     from reconciler.cli.columns import columns_for
     from reconciler.cli.looking import look_around
-    from reconciler.cli.table import table
+    from reconciler.cli.table import shown_table
 
     world = wiring.open_reading_world(session.settings())
     moves = look_around(world, "moves", ended=ended).objects["moves"]
@@ -141,7 +141,7 @@ def list_(session: Session, ended: bool, output: str) -> None:
     else:
         columns = columns_for("moves", wide=False, with_namespace=False)
         rows = [[cell(item) for _, cell in columns] for item in moves]
-        write(table([head for head, _ in columns], rows, style_for(sys.stdout)))
+        write(shown_table([head for head, _ in columns], rows, style_for(sys.stdout)))
 
 
 operation.add_command(list_)

@@ -8,7 +8,7 @@ import click
 
 from reconciler.cli.lazy import command
 from reconciler.cli.session import Session
-from reconciler.cli.terminal import write
+from reconciler.cli.terminal import write, write_wrapped
 
 if TYPE_CHECKING:
     from reconciler.engine.world import World
@@ -90,7 +90,7 @@ def approve(
             remedy=f"look at it, then: shardwright approve {key.name} --plan {waiting}",
         )  # fmt: skip
     if status and not id_:
-        write(f"{key}: {status.message}")
+        write_wrapped(f"{key}: {status.message.partition('; try: ')[0]}")
     confirm(f"Approve {waiting} of {key}?", yes=yes)
     given = orders.approval(waiting, world.actor, world.clock.now(), hours)
     orders.approve(store, key, given)

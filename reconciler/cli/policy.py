@@ -55,7 +55,7 @@ def list_(path: str, output: str) -> None:
 
         write(json.dumps(rules, indent=2, ensure_ascii=False))
         return
-    from reconciler.cli.table import table
+    from reconciler.cli.table import shown_table
 
     rows = [
         (
@@ -67,7 +67,8 @@ def list_(path: str, output: str) -> None:
         )
         for r in rules
     ]
-    write(table(("POLICY", "RULE", "AT", "OTHERWISE", "MESSAGE"), rows, style_for(sys.stdout)))
+    heads = ("POLICY", "RULE", "AT", "OTHERWISE", "MESSAGE")
+    write(shown_table(heads, rows, style_for(sys.stdout)))
 
 
 @command("test")
@@ -91,6 +92,8 @@ def test(path: str, output: str, quiet: bool) -> int:
         for result in failed if quiet else results:
             write("\n".join(_told(result, loaded)))
         tell_line(f"{len(results) - len(failed)} passed, {len(failed)} failed")
+        if not results:
+            tell_line(f"no case: {path} holds no PolicyTest", "warn")
     return 1 if failed or not results else 0
 
 

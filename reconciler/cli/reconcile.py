@@ -6,7 +6,7 @@ import click
 
 from reconciler.cli.lazy import command
 from reconciler.cli.session import Session
-from reconciler.cli.terminal import write
+from reconciler.cli.terminal import write, write_wrapped
 
 
 @command("reconcile")
@@ -41,7 +41,7 @@ def reconcile(session: Session, database: str, wait: bool, timeout: float) -> in
     while left > 0:
         status = records.read_statuses(store.read(records.status_key(key))).get(key)
         if status and status.handled >= mark:
-            write(f"{key}: {status.reason}: {status.message}")
+            write_wrapped(f"{key}: {status.reason}: {status.message}")
             return 1 if status.stalled else 0
         world.clock.sleep(0.2)
         left -= 0.2

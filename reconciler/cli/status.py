@@ -12,11 +12,12 @@ import click
 
 from reconciler.cli.lazy import command
 from reconciler.cli.session import Session, output_option
-from reconciler.cli.terminal import Paint, style_for, tell_line, width_of, write
+from reconciler.cli.terminal import Paint, style_for, tell_line, width_of, write, write_wrapped
 
 if TYPE_CHECKING:
     from reconciler.engine.conditions import Condition
     from reconciler.engine.known import Known
+    from reconciler.model.names import DatabaseKey
     from reconciler.model.status import Status
 
 
@@ -29,7 +30,7 @@ def status(session: Session, database: str | None, output: str) -> int:
 
     Of each source the revision in force, and why a newer one is not; of each database its
     conditions, as "get" says them. What a daemon said that is gone is told as that, with its age.
-    Exits 1 when a database is stalled or a revision is quarantined.
+    Exits 1 when a database is stalled, or a revision or the daemon's configuration has a mistake.
     """
     from reconciler import wiring
     from reconciler.engine.known import read_known
@@ -41,8 +42,9 @@ def status(session: Session, database: str | None, output: str) -> int:
         write(_as_json(known, said))
     else:
         _show(known, said)
-    quarantined = any(source["problems"] for source in (known.daemon or NO_DAEMON)["sources"])
-    return 1 if quarantined or any(one.condition("Stalled") for one in said) else 0
+    daemon = known.daemon or NO_DAEMON
+    mistaken = daemon.get("configuration") or any(one["problems"] for one in daemon["sources"])
+    return 1 if mistaken or any(one.condition("Stalled") for one in said) else 0
 
 
 NO_DAEMON: dict[str, Any] = {"sources": []}
@@ -73,11 +75,20 @@ def _chosen(known: Known, database: str | None) -> list[Status]:
     """Return the statuses that are asked for. Raises NotFound for a name that has none."""
     from reconciler.cli.looking import not_found
 
-    found = sorted(known.statuses.items())
+    found = sorted({**_begun(known), **known.statuses}.items())
     chosen = [s for key, s in found if database in (None, str(key), key.name)]
     if database and not chosen:
         raise not_found(f"status of {database}", database, (str(key) for key, _ in found))
     return chosen
+
+
+def _begun(known: Known) -> dict[DatabaseKey, Status]:
+    """Return a status for what is applied now; its first apply may take minutes."""
+    from reconciler.model.status import Status
+
+    running = (one for one in known.operations.all if one.result == "running" and known.is_led)
+    keys = {key for one in running for key in one.databases}
+    return {key: Status(key, None, True, False, "Applying", "") for key in keys}
 
 
 def _said(status: Status, known: Known, is_gone: Callable[[str], bool]) -> Said:
@@ -144,6 +155,10 @@ def _show(known: Known, said: list[Said]) -> None:
         now = f"; {_process(known.applier)} applies" if known.applier else ""
         age = f", heard of {_age(known)}" if _age(known) else ""
         write(f"{paint('warn', 'nobody leads')}: {_process(daemon['actor'])} did{age}{now}")
+    if mistakes := daemon.get("configuration"):
+        write(f"{paint('error', 'its newest configuration is not taken over')}:")
+        for line in mistakes:
+            write_wrapped(line, 2)
     for source in daemon["sources"]:
         _show_source(source, paint)
     rows = [
@@ -153,6 +168,9 @@ def _show(known: Known, said: list[Said]) -> None:
         )
         for one in said
     ]  # fmt: skip
+    if not rows:
+        tell_line("no database: the sources hold none, or it was not looked at yet", "dim")
+        return
     head = ("DATABASE", "READY", "RECONCILING", "STALLED", "REASON", "SINCE", "MESSAGE")
     write(table_with_texts(head, rows, width_of(sys.stdout), paint))
 
@@ -171,8 +189,9 @@ def _show_source(source: dict[str, Any], paint: Paint) -> None:
         attempted = Revision(source["attempted"]).short
         write(f"  {paint('error', 'quarantined')}: {attempted}")
     for line in source["problems"]:
-        write(f"    {line}")
+        write_wrapped(line, 4)
     if more := source.get("problemCount", 0) - len(source["problems"]):
-        write(f"    and {more} more, which the daemon's log and shardwright validate tell")
+        write_wrapped(f"and {more} more, which the daemon's log and shardwright validate tell", 4)
     if source["unreachable"]:
-        write(f"  {paint('warn', 'unreachable')}: {source['unreachable']}")
+        write(f"  {paint('warn', 'cannot be read')}:")
+        write_wrapped(source["unreachable"], 4)

@@ -61,6 +61,16 @@ def tell_line(text: str, style: str = "") -> None:
     print(style_for(sys.stderr)(style, text), file=sys.stderr, flush=True)
 
 
+def write_wrapped(text: str, indent: int = 0) -> None:
+    """Write a sentence to stdout: on a terminal in lines, elsewhere on one."""
+    from reconciler.plan.render_layout import unpainted, wrapped
+
+    if sys.stdout.isatty():
+        text = "\n".join(wrapped(text, width_of(sys.stdout), indent, unpainted, "", hang=2))
+        indent = 0
+    write(" " * indent + text)
+
+
 def write(text: str) -> None:
     """Write data to stdout, with one newline at its end."""
     sys.stdout.write(text if text.endswith("\n") else text + "\n")

@@ -9,9 +9,10 @@ from pathlib import Path
 from msgspec import UNSET, UnsetType
 
 from reconciler.engine.saved import SourceRequest
-from reconciler.model.errors import Position, ReconcilerError
+from reconciler.model.errors import Position, ProblemsFound, ReconcilerError
 from reconciler.model.git import without_login
 from reconciler.settings import read_config, source_of
+from reconciler.spec.documents import MANIFEST_SUFFIXES
 from reconciler.spec.manifest_other import ReconcilerConfig
 from reconciler.spec.manifest_other import Source as WrittenSource
 from reconciler.spec.quantities import duration_ms
@@ -90,6 +91,13 @@ class ConfigFile:
     problem: ReconcilerError | None = None
     _seen: bytes = b""
 
+    @property
+    def problems(self) -> tuple[ReconcilerError, ...]:
+        """Each thing that is wrong with the newest contents."""
+        if isinstance(self.problem, ProblemsFound):
+            return self.problem.problems
+        return (self.problem,) if self.problem else ()
+
     def read(self) -> DaemonConfig:
         """Read it now. Raises what ``read_config`` raises, and WebhookWithoutSecret."""
         self._seen = self._bytes()
@@ -160,5 +168,6 @@ def from_request(request: SourceRequest, interval_s: float) -> DaemonConfig:
     if request.path == "-":
         raise DaemonUnconfigured("-", "standard input cannot be followed", remedy="name a folder")
     path = os.path.abspath(request.path)
-    folder = path if Path(path).is_dir() else str(Path(path).parent)
+    alone = Path(path).is_file() or path.lower().endswith(MANIFEST_SUFFIXES)
+    folder = str(Path(path).parent) if alone else path
     return DaemonConfig((FollowedSource(path, SourceRequest(path), FOLDER_INTERVAL_S, folder),))

@@ -234,14 +234,25 @@ class Daemon:
             return
         before = self._file.problem
         config = self._file.news()
-        if self._file.problem and self._file.problem is not before:
-            self.log.error("configuration kept", error=str(self._file.problem))
+        if self._file.problem is not before:
+            self._is_told = False
+            self._log_mistakes(self._file.problems)
         if config is not None and config != self.config:
             self.log.info("configuration in force", sources=len(config.sources))
             late = [name for name, _ in set(config.at_start) - set(self._at_start)]
             if late:
                 self.log.warning("needs a restart", fields=sorted(late))
             self.reconfigure(config)
+
+    def _log_mistakes(self, problems: tuple[ReconcilerError, ...]) -> None:
+        """Say what is wrong with a configuration that is not taken over."""
+        for problem in problems:
+            self.log.error(
+                "problem in configuration", code=problem.code, where=str(problem.where or ""),
+                subject=problem.subject, error=problem.problem, remedy=problem.remedy,
+            )  # fmt: skip
+        if problems:
+            self.log.error("configuration kept", problems=len(problems))
 
     def _begin(self, tenure: Tenure) -> None:
         """A tenure begins with what the last one left in etcd."""
@@ -321,8 +332,9 @@ class Daemon:
         self._accepted = accepted(states, self._accepted)
         at = self.world.clock.now().isoformat(timespec="seconds")
         value = records.encode_daemon(
-            self.world.actor, self.leader.since, states, self._accepted, at
-        )
+            self.world.actor, self.leader.since, states, self._accepted, at,
+            self._file.problems if self._file else (),
+        )  # fmt: skip
         self._is_told, self._told_at = False, time.monotonic()
         try:
             self.world.eyes.store.write({records.DAEMON: (value, None)}, tenure.lease)

@@ -111,7 +111,7 @@ def approve(store: Store, database: DatabaseKey, approval: Approval) -> None:
     }  # fmt: skip
     deed = Deed(
         datetime.fromisoformat(approval.at), approval.actor, "approve", "ordered",
-        f"until {approval.until}", str(database), plan=approval.id,
+        f"{approval.id} until {approval.until}", str(database), plan=approval.id,
     )  # fmt: skip
     _write(store, deed, approval_key(database), dump_record(record))
 

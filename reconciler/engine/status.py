@@ -153,12 +153,17 @@ def _status(database: DatabaseKey, data: dict[str, Any]) -> Status:
 
 
 def encode_daemon(
-    actor: str, since: str, states: tuple[SourceState, ...], accepted: Mapping[str, str], at: str
+    actor: str,
+    since: str,
+    states: tuple[SourceState, ...],
+    accepted: Mapping[str, str],
+    at: str,
+    mistakes: tuple[ReconcilerError, ...] = (),
 ) -> bytes:
     """Return the daemon's own record: who it is, what its sources say, and what was in force.
 
     ``since`` is when it began to lead, ``at`` when it says so. ``accepted`` is the revision that
-    was in force last, by the source's name.
+    was in force last, by the source's name. ``mistakes`` keep its newest configuration out.
     """
     sources = [
         {
@@ -172,7 +177,9 @@ def encode_daemon(
         }
         for state in states
     ]
-    return dump_record({"actor": actor, "since": since, "at": at, "sources": sources})
+    mine = {"actor": actor, "since": since, "at": at}
+    told = [_told(one) for one in mistakes[:PROBLEMS_KEPT]]
+    return dump_record({**mine, "sources": sources, "configuration": told})
 
 
 def read_accepted(found: Mapping[str, Versioned]) -> dict[str, str]:
@@ -193,7 +200,8 @@ def read_accepted(found: Mapping[str, Versioned]) -> dict[str, str]:
 
 def _told(error: ReconcilerError) -> str:
     place = f"{error.where} " if error.where else ""
-    return f"{error.code} {place}{error.subject}: {error.problem}"
+    remedy = f"; try: {error.remedy}" if error.remedy else ""
+    return f"{error.code} {place}{error.subject}: {error.problem}{remedy}"
 
 
 def request(store: Store, actor: str, database: DatabaseKey, now: datetime) -> str:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from reconciler.cli.status import _show_source
+from reconciler.cli.audit import _row
+from reconciler.cli.status import _chosen, _show_source
 from reconciler.cli.table import table_with_texts
+from reconciler.engine.known import Known
+from reconciler.engine.operations import Operation, Operations
+from reconciler.model.names import DatabaseKey, DatabaseName, Namespace
 from reconciler.plan.render_layout import columns_of, unpainted
 
 
@@ -33,3 +37,30 @@ def test_a_text_is_beside_its_row_where_it_fits_and_below_it_in_lines_where_not(
         assert lines[0].index("MESSAGE") == lines[1].index("fine")
         assert " ".join(" ".join(lines[2:]).split()) == f"a-longer-name False {long}"
         assert (len(lines) == 3) == (width == 120)
+
+
+def test_a_text_that_says_nothing_takes_no_line_and_columns_come_closer_where_it_is_narrow() -> (
+    None
+):
+    rows = [("operation-1", "done", "-"), ("operation-2", "done", "")]
+    lines = table_with_texts(("NAME", "RESULT", "NOW"), rows, 19).splitlines()
+    assert lines == ["NAME         RESULT  NOW", "operation-1  done", "operation-2  done"]
+
+
+def test_an_entry_of_the_audit_names_its_database() -> None:
+    entry = {
+        "number": 1, "at": "2026-11-27T09:24:24+00:00", "actor": "root@vm pid 1", "what": "approve",
+        "outcome": "ordered", "database": "shop", "text": "ap-1 until 2026-11-28",
+    }  # fmt: skip
+    assert _row(entry)[3] == "approve shop"
+    assert _row({**entry, "what": "rollout stops", "outcome": "done"})[3] == "rollout stops shop"
+    assert _row({**entry, "what": "shop-s0/stop"})[3] == "shop-s0/stop"
+    assert _row({**entry, "what": "shop/forget"})[3] == "shop/forget"
+
+
+def test_a_database_whose_first_apply_runs_is_told() -> None:
+    shop = DatabaseKey(Namespace("default"), DatabaseName("shop"))
+    running = Operation("1", "specs", "r1", (shop,), "plan-1", "daemon", "", "running")
+    known = Known(Operations((running,)), {}, {"actor": "daemon", "sources": []}, "daemon")
+    (told,) = _chosen(known, None)
+    assert (told.database, told.reconciling, told.ready) == (shop, True, None)

@@ -237,12 +237,20 @@ def test_its_own_configuration_is_reloaded_and_the_last_good_one_stays(world: Wo
 
     world.config.write_text(good.replace("git:", "gti:"))
     wait_for(lambda: daemon.said("configuration kept") or None, "the mistake is said")
+    (mistake,) = [x for x in daemon.lines() if x["event"] == "problem in configuration"]
+    assert mistake["where"].startswith(f"{world.config}:7")
+    wait_for(lambda: world.status()["daemon"]["configuration"] or None, "status tells it", 60)
+    shown = scene.call("status")
+    assert shown.code == 1
+    assert "its newest configuration is not taken over" in shown.out
+    assert 'did you mean "git"' in shown.out
     other = scene.folder / "others"
     other.mkdir()
     (other / "none.yaml").write_text("# nothing of ours\n")
     world.config.write_text(good + f"    - folder: {{path: {json.dumps(str(other))}}}\n")
     wait_for(lambda: daemon.said("configuration in force") or None, "it is taken over")
     wait_for(lambda: len(world.status()["daemon"]["sources"]) == 2 or None, "both are followed")
+    assert world.status()["daemon"]["configuration"] == []
 
     assert scene.call("run").code == 1  # no source is named
     unverified = good.replace("interval: 1s", 'interval: 1s, verify: {keys: "signers"}')

@@ -117,7 +117,8 @@ def test_a_suspended_database_is_left_alone_until_it_is_resumed(world: World) ->
     assert wait_for(
         lambda: world.database("idle").get("reason") == "Suspended", "it is suspended", 60
     )
-    assert "audit week" in world.database("idle")["message"]
+    told = world.database("idle")["message"]
+    assert told.endswith("audit week; try: shardwright resume idle")
     scene.edit("idle", "work_mem: 16MB", "work_mem: 21MB")
     world.commit("more memory")
     assert call("reconcile", "idle").code == 0
