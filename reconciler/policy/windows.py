@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 HORIZON = timedelta(days=7)
 STEP = timedelta(minutes=15)
+MINUTE = timedelta(minutes=1)
 SEARCHES_MAX = 50
 """Searches in one check whose answer depends on the database: each costs about 20 ms."""
 _SUBJECTS = re.compile(r"\b(?:database|plan|fleet|step)\b")
@@ -25,7 +26,9 @@ class Windows:
     def opening(
         self, when: str, require: str, now: datetime, passes: Callable[[datetime], bool]
     ) -> datetime | None:
-        """Return the first quarter of an hour within seven days at which the rule passes, or None.
+        """Return the minute within seven days from which on the rule passes, or None.
+
+        Quarters of an hour are tried; what opens and closes between two of them is not found.
 
         A rule that does not mention ``now`` never passes by waiting.
         """
@@ -39,9 +42,19 @@ class Windows:
             if self._searches > SEARCHES_MAX:
                 return None
         found = next((at for at in _quarters(now) if passes(at)), None)
+        found = found and _first_minute(found, now, passes)
         if shared:
             self._known[require] = found
         return found
+
+
+def _first_minute(quarter: datetime, now: datetime, passes: Callable[[datetime], bool]) -> datetime:
+    """Return the first minute that passes after the quarter before, which did not."""
+    known, early = quarter, max(quarter - STEP, now.replace(second=0, microsecond=0))
+    while known - early > MINUTE:
+        middle = early + (known - early) // MINUTE // 2 * MINUTE
+        known, early = (middle, early) if passes(middle) else (known, middle)
+    return known
 
 
 def _quarters(now: datetime) -> list[datetime]:
