@@ -100,9 +100,11 @@ def _owners(routing: RoutingMap | Unseen | None) -> Owners:
 
 
 def _last_applied(outlook: Outlook) -> str:
-    wanted = {database.key for database in outlook.loaded.desired.databases}
-    records = [record_of(seen) for seen in outlook.observed.databases if seen.key in wanted]
-    known = [record for record in records if record]
+    desired = outlook.loaded.desired
+    wanted = {database.key for database in desired.databases}
+    found = [(seen.key, record_of(seen)) for seen in outlook.observed.databases]
+    # What left this source was applied from it, too.
+    known = [r for key, r in found if r and (key in wanted or r.source == desired.source)]
     silent = any(unseen.system == "etcd" for unseen in outlook.observed.unseen)
     if silent or any(isinstance(seen.record, Unseen) for seen in outlook.observed.databases):
         return "unknown"

@@ -203,6 +203,15 @@ class RetireShard:
 
 
 @dataclass(frozen=True, slots=True)
+class Leaver:
+    """A shard that leaves with its database; ``shard`` and ``bytes`` None: nobody knows."""
+
+    scope: ScopeKey
+    shard: ShardName | None
+    bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class DeleteDatabase:
     """A database that this source applied and no longer holds.
 
@@ -210,9 +219,8 @@ class DeleteDatabase:
     """
 
     database: DatabaseKey
-    shards: tuple[ScopeKey, ...]
+    shards: tuple[Leaver, ...]
     deletion: Deletion
-    bytes: int | None
     routing_version: int = 0
     record_version: int = 0
 

@@ -16,6 +16,7 @@ from reconciler.diff.changes import (
     ChangeParameters,
     DeleteDatabase,
     Difference,
+    Leaver,
     MoveKeys,
     PublishRouting,
     RecordApplied,
@@ -41,8 +42,14 @@ from reconciler.model.desired import Database, Deletion, DesiredState, Place, Sh
 from reconciler.model.keyspace import KeySet
 from reconciler.model.moves import MoveId
 from reconciler.model.names import ScopeKey, ShardName
-from reconciler.model.observed import ObservedDatabase, ObservedState, Unseen
+from reconciler.model.observed import ObservedDatabase, ObservedShard, ObservedState, Unseen
 from reconciler.model.routing import AppliedRecord, RoutingMap
+
+KEPT = (
+    "deleted, its data kept: its spec brings it back; to remove it for good, apply that with "
+    "deletion: destroy, and delete the file again"
+)
+"""What is said of a database that was deleted with ``deletion: keepData``."""
 
 
 def diff(desired: DesiredState, observed: ObservedState) -> Difference:
@@ -212,7 +219,7 @@ def _retire(
 ) -> RetireShard | Standstill | Remark:
     """Return the retirement, or why it waits."""
     scope, place = retirement.scope, database.place.at("spec", "shards")
-    what = f"shard {scope.scope}"
+    what = f"shard {retirement.shard or scope.scope}"
     if seen.routing is None:
         reason = "not in the spec, and without a routing map its keys are not known: left alone"
         return Standstill(database.key, what, reason)
@@ -269,6 +276,16 @@ def _diff_record(
         )
 
 
+def _silent_names(seen: ObservedDatabase) -> list[str]:
+    silent = silent_shards(seen)
+    return sorted(s.name or s.key.scope for s in seen.shards if s.key in silent)
+
+
+def _leaver(shard: ObservedShard) -> Leaver:
+    size = None if isinstance(shard.catalog, Unseen) else shard.catalog.bytes
+    return Leaver(shard.key, shard.name, size)
+
+
 def _unreadable(record: AppliedRecord, desired: DesiredState) -> str:
     """Return which file keeps a database from being taken for gone, or an empty text.
 
@@ -300,7 +317,7 @@ def _diff_unwanted(seen: ObservedDatabase, desired: DesiredState) -> Iterator[Fi
         case Unseen():
             yield Standstill(seen.key, "the whole database", str(record), unseen=True)
         case None if all(s.platform.stopped for s in seen.shards):
-            yield Standstill(seen.key, "the whole database", "deleted earlier, its data kept")
+            yield Standstill(seen.key, "the whole database", KEPT)
         case None:
             yield Standstill(
                 seen.key,
@@ -321,18 +338,16 @@ def _diff_unwanted(seen: ObservedDatabase, desired: DesiredState) -> Iterator[Fi
             )
         case _ if isinstance(seen.routing, Unseen):
             yield Standstill(seen.key, "the whole database", str(seen.routing), unseen=True)
-        case _ if silent := sorted(key.scope for key in silent_shards(seen)):
+        case _ if silent := _silent_names(seen):
             yield Standstill(
                 seen.key,
                 "the whole database",
-                f"should be deleted but {', '.join(silent)} does not answer: not seen, not touched",
+                f"to be deleted, but no answer from {', '.join(silent)}: not seen, not touched",
                 unseen=True,
             )
         case _:
-            sizes = [s.catalog.bytes for s in seen.shards if not isinstance(s.catalog, Unseen)]
-            total = sum(sizes) if len(sizes) == len(seen.shards) else None
             routing_version = seen.routing.version if isinstance(seen.routing, RoutingMap) else 0
             yield DeleteDatabase(
-                seen.key, tuple(s.key for s in seen.shards), record.deletion, total,
-                routing_version, record.version,
+                seen.key, tuple(map(_leaver, seen.shards)), record.deletion, routing_version,
+                record.version,
             )  # fmt: skip

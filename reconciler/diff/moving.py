@@ -59,7 +59,8 @@ def diff_moves(
         sides = {change.source_scope, change.target_scope}
         hold = next((h for h in seen.holds if _answers(h, change)), None)
         other = next((m for m in seen.moves if holds_up(m, sides, change.keys, by_way)), None)
-        unseen = sorted(key.scope for key in sides & dark)
+        named = {change.source_scope: change.source, change.target_scope: change.target}
+        unseen = sorted(named[key] for key in sides & dark)
         if hold:
             yield _waits(change, f"{hold}; {_LET_GO.format(hold.id)}")
         elif other:

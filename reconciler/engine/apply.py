@@ -32,11 +32,13 @@ from reconciler.engine.execute import perform
 from reconciler.engine.foresight import leave_reported, observe_and_diff
 from reconciler.engine.hands import Hands
 from reconciler.engine.journal import Journal, supersede
+from reconciler.engine.known import read_known
 from reconciler.engine.leasing import kept
 from reconciler.engine.observe import login_of, primary_of
 from reconciler.engine.operations import Operations, read_operations
 from reconciler.engine.problems import (
     ApplierGone,
+    DaemonLeads,
     NothingSeen,
     PlanStale,
     PlanUsed,
@@ -149,8 +151,20 @@ class Applier:
                 dead = self._world.is_gone(error.problem)
                 waited = self._world.clock.monotonic() - began
                 if not dead or waited > settings.lease_s + 5 or self._stop.is_set():
+                    self._unless_led(error)
                     raise
                 self._world.clock.sleep(0.5)
+
+    def _unless_led(self, error: LeaseHeld) -> None:
+        """Raise DaemonLeads when it is a daemon that holds the lease."""
+        actor = str((read_known(self._world.eyes.store, lambda _: False).daemon or {}).get("actor"))
+        if error.problem.startswith(f"held by {actor}, "):
+            who = actor.partition(" start ")[0]
+            raise DaemonLeads(
+                f"plan {self._outlook.plan.id}",
+                f"a daemon leads here ({who}) and applies what its sources say",
+                remedy="commit it, and shardwright reconcile; or stop the daemon, then apply",
+            ) from error
 
     def _unless_used(self) -> None:
         """Raise PlanUsed for a saved plan that another apply is doing, or has done."""

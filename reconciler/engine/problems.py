@@ -35,6 +35,19 @@ class PlanUsed(ReconcilerError):
     code = "AP105"
 
 
+class DaemonLeads(ReconcilerError):
+    """A daemon applies what its sources say, so nobody else applies anything.
+
+    What is committed is applied by it, at once with `shardwright reconcile`; what waits for a
+    person goes on by `shardwright approve`. To apply something else by hand, such as the
+    correction of drift that a spec lets it only report, stop the daemon first: SIGTERM lets it end
+    at a safe point.
+    """
+
+    code = "AP113"
+    transient = True
+
+
 class PlanFileBroken(ReconcilerError):
     """A saved plan's file is not what `plan --out` wrote: edited, cut short, or something else."""
 

@@ -61,6 +61,12 @@ def is_kept(database: ObservedDatabase, shard: ObservedShard) -> bool:
     return shard.platform.stopped and all(o.scope != shard.key.scope for o in routing.owners)
 
 
+def is_deleted(database: ObservedDatabase) -> bool:
+    """Tell whether only a database's data is left: its spec went with ``deletion: keepData``."""
+    stopped = bool(database.shards) and all(one.platform.stopped for one in database.shards)
+    return stopped and database.record is None
+
+
 def of_database(database: ObservedDatabase) -> Readiness:
     """Say whether every shard of a database serves and its routing map is there.
 
@@ -68,6 +74,8 @@ def of_database(database: ObservedDatabase) -> Readiness:
     """
     if isinstance(database.routing, Unseen):
         return Readiness("Unknown", f"etcd: {database.routing.reason}")
+    if is_deleted(database):
+        return Readiness("False", "deleted, its data kept")
     serving = [shard for shard in database.shards if not is_kept(database, shard)]
     shards = [(shard, of_shard(shard)) for shard in serving]
     for wanted in ("False", "Unknown"):

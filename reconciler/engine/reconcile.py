@@ -12,7 +12,7 @@ from reconciler.engine import loop, orders
 from reconciler.engine.events import ApplyEvent, StepFailed, Watcher
 from reconciler.engine.orders import Approval
 from reconciler.engine.readiness import of_database
-from reconciler.engine.rollouts import REMEDY, Roll
+from reconciler.engine.rollouts import Roll, remedy_of
 from reconciler.model.access import FencedOff
 from reconciler.model.errors import ReconcilerError
 from reconciler.model.names import DatabaseKey
@@ -168,9 +168,13 @@ def judge(outlook: Outlook) -> Conclusion | None:
         still = plan.standstills[0]
         reason = "Suspended" if still.reason.startswith("suspended") else "Waiting"
         message = f"{still.subject}: {still.reason}"
+        seen = outlook.observed.database(still.database)
+        if seen and seen.suspended:  # by command, not by its spec
+            message += f"; try: shardwright resume {still.database}"
         return Conclusion(None, reason == "Waiting", False, reason, message, Again.ROUTINE)
     if outlook.left:
-        text = f"left alone (driftPolicy: report): {'; '.join(outlook.left)}"
+        remedy = "driftPolicy: correct, or stop the daemon and apply"
+        text = f"left alone (driftPolicy: report): {'; '.join(outlook.left)}; try: {remedy}"
         return Conclusion(True, False, False, "Drifted", text, Again.ROUTINE)
     return Conclusion(True, False, False, UP_TO_DATE, "nothing to do", Again.ROUTINE)
 
@@ -182,7 +186,7 @@ def rolling(outlook: Outlook) -> Conclusion | None:
     found = outlook.standings[0]
     match found.phase:
         case Phase.STOPPED:
-            text = f"{found.text}; try: {REMEDY}"
+            text = f"{found.text}; try: {remedy_of(found.database)}"
             return Conclusion(False, False, True, "RolloutStopped", text, Again.ROUTINE)
         case Phase.UNKNOWN:
             return Conclusion(False, True, False, "GateSilent", found.text, Again.SOON)
@@ -234,7 +238,9 @@ def approved_or_not(
 ) -> Conclusion | None:
     """Say what a plan waits for; None when all that needs it is approved. Pure."""
     if wanted.never:
-        text = f"autoApply says never: {'; '.join(wanted.never)}; apply it by hand"
+        text = (
+            f"autoApply says never: {'; '.join(wanted.never)}; apply it by hand, the daemon stopped"
+        )
         return Conclusion(False, False, True, "NeverApplied", text, Again.ROUTINE)
     covers = given is not None and (given.id == wanted.id or wanted.marks <= given.marks)
     if given is not None and covers and now.isoformat() < given.until:

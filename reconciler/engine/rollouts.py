@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from reconciler.engine.world import Outlook, World
 
 PROMETHEUS = "Prometheus"
-REMEDY = "revert or change the spec, or `shardwright rollout retry | promote`"
+NO_GAUGE = "this process has none: name it in --config (spec.prometheus) or SHARDWRIGHT_PROMETHEUS"
 
 
 class RolloutStopped(ReconcilerError):
@@ -85,7 +85,7 @@ def ask(world: World, database: Database, there: ObservedDatabase) -> Iterator[A
 
 def _ask_prometheus(world: World, gate: Gate) -> Answer:
     if world.gauge is None:
-        return Answer(gate, PROMETHEUS, problem="none is configured (spec.prometheus.url)")
+        return Answer(gate, PROMETHEUS, problem=NO_GAUGE)
     try:
         return Answer(gate, PROMETHEUS, world.gauge.measure(gate.text))
     except ReconcilerError as error:
@@ -106,6 +106,14 @@ def _ask_shard(
     except ReconcilerError as error:
         return Answer(gate, name, problem=f"{error.code} {error.problem}")
     return Answer(gate, name, (value,))
+
+
+def remedy_of(database: DatabaseKey) -> str:
+    """Return what a person may do about a roll-out that a gate stopped."""
+    return (
+        f"revert or change the spec, or `shardwright rollout retry {database}` (or `promote`) once "
+        "it was looked at"
+    )
 
 
 @dataclass(slots=True)
@@ -150,7 +158,7 @@ class Roll:
         now = judged(now, ask(self.world, database, there), database, left)
         if now.phase is Phase.STOPPED:
             self._note(key, now.record)
-            raise RolloutStopped(f"roll-out of {key}", now.text, remedy=REMEDY)
+            raise RolloutStopped(f"roll-out of {key}", now.text, remedy=remedy_of(key))
         if now.phase is Phase.UNKNOWN:
             raise GateSilent(f"roll-out of {key}", now.text)
 

@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Iterable
 
 from reconciler.diff.changes import Remark
-from reconciler.model.desired import AutoApply, Database, DesiredState, Mode
+from reconciler.model.desired import AutoApply, Database, DesiredState, DriftPolicy, Mode
 from reconciler.model.names import DatabaseKey
 from reconciler.plan.actions import Asked, CloseMove, Risk, Step, by_database
 from reconciler.plan.fingerprint import meaning_of
@@ -49,7 +49,8 @@ def asked(database: Database | None, steps: tuple[Step, ...]) -> Asked | None:
     marks = frozenset(_mark(digest, step) for step in waiting)
     whole = hashlib.sha256("\n".join(sorted(marks)).encode()).hexdigest()
     never = tuple(s.text for s in waiting if auto.mode(class_of(s)) is Mode.NEVER)
-    titles = tuple(f"{s.text} ({s.risk.label})" for s in waiting)
+    shown = [step for step in waiting if step.visible] or waiting
+    titles = tuple(f"{s.text} ({s.risk.label})" for s in shown)
     return Asked(f"ap-{whole[:12]}", marks, titles, never)
 
 
@@ -61,21 +62,34 @@ def _mark(digest: str, step: Step) -> str:
 def asked_of(desired: DesiredState, steps: tuple[Step, ...]) -> dict[DatabaseKey, Asked]:
     """Return what waits for a person, of each database of which something does."""
     wanted = {database.key: database for database in desired.databases}
+    reporting = _reporting(desired)
+    steps = tuple(s for s in steps if not (s.drift and s.database in reporting))
     found = {key: asked(wanted.get(key), tuple(mine)) for key, mine in by_database(steps).items()}
     return {key: waits for key, waits in found.items() if waits}
 
 
+def _reporting(desired: DesiredState) -> frozenset[DatabaseKey]:
+    """Return the databases whose drift the daemon leaves alone."""
+    return frozenset(d.key for d in desired.databases if d.drift_policy is DriftPolicy.REPORT)
+
+
 def remarks(
-    desired: DesiredState, waiting: Iterable[tuple[DatabaseKey, Asked]]
+    desired: DesiredState, waiting: Iterable[tuple[DatabaseKey, Asked]], steps: tuple[Step, ...]
 ) -> tuple[Remark, ...]:
-    """Return what a plan says of the approvals that the daemon will want for it."""
+    """Return what a plan says of what the daemon will want an approval for, or never do."""
     places = {database.key: database.place for database in desired.databases}
     found = []
     for key, waits in waiting:
         text = _never(waits) if waits.never else _asks(key, waits)
         place = places[key].at("spec", "autoApply") if key in places else None
         found.append(Remark(key, text, place))
-    return tuple(found)
+    drifted = sorted({s.database for s in steps if s.drift} & _reporting(desired))
+    told = (Remark(key, REPORTED, places[key].at("spec", "driftPolicy")) for key in drifted)
+    return (*found, *told)
+
+
+REPORTED = "the daemon leaves drift alone (driftPolicy: report); apply by hand corrects it"
+"""What a plan says of drift that is only reported."""
 
 
 def _never(waits: Asked) -> str:

@@ -57,7 +57,7 @@ def make_plan(desired: DesiredState, observed: ObservedState, difference: Differ
         steps=steps,
         refusals=difference.refusals,
         standstills=difference.standstills,
-        remarks=(*difference.remarks, *remarks(desired, asked), *_rollouts(desired, steps)),
+        remarks=(*difference.remarks, *remarks(desired, asked, steps), *_rollouts(desired, steps)),
         saw=saw,
         digest=digest_of(desired.revision, steps, saw),
         asked=asked,

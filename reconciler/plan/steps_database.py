@@ -31,6 +31,7 @@ from reconciler.plan.actions import (
     WriteRouting,
 )
 from reconciler.plan.ranks import Rank, Ranked
+from reconciler.plan.render_report import size
 
 
 def publish(change: PublishRouting) -> Ranked:
@@ -123,9 +124,10 @@ def _stop(database: DatabaseKey, scope: ScopeKey, what: str) -> Ranked:
     return Ranked(step, Rank.RETIRE, scope)
 
 
-def _destroy(database: DatabaseKey, scope: ScopeKey, what: str, size: int | None) -> Ranked:
-    title, why = f"destroy {what} and its data", "not in the spec any more, deletion: destroy"
-    action = DestroyShard(scope, size)
+def _destroy(database: DatabaseKey, scope: ScopeKey, what: str, lost: int | None) -> Ranked:
+    amount = "data" if lost is None else f"{size(lost)} of data"
+    title, why = f"destroy {what} and its {amount}", "not in the spec any more, deletion: destroy"
+    action = DestroyShard(scope, lost)
     step = Step(f"{scope}/destroy", database, action, (), Risk.DATA_LOSS, title, why)
     return Ranked(step, Rank.RETIRE, scope)
 
@@ -144,9 +146,12 @@ def delete(change: DeleteDatabase) -> Iterator[Ranked]:
             "its spec is gone, deletion: destroy",
         )
         yield Ranked(step, Rank.ROUTING)
-    for scope in change.shards:
-        what = f"shard {scope.scope}"
-        yield _destroy(key, scope, what, None) if destroy else _stop(key, scope, what)
+    for leaver in change.shards:
+        what = f"shard {leaver.shard or leaver.scope.scope}"
+        if destroy:
+            yield _destroy(key, leaver.scope, what, leaver.bytes)
+        else:
+            yield _stop(key, leaver.scope, what)
     step = Step(
         f"{key}/forget",
         key,

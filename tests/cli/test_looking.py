@@ -155,6 +155,14 @@ def test_a_shard_that_left_the_specs_keeps_its_data_and_no_database_from_being_r
     assert of_database(owning) == Readiness("False", "shop-s1: stopped on purpose")
 
 
+def test_a_database_that_was_deleted_and_its_data_kept_is_said_to_be_that() -> None:
+    stopped = dataclasses.replace(shard(SILENT, running=False, stopped=True), catalog=SILENT)
+    owner = RoutingOwner(ShardName("s0"), KEY.scope, KeySet((WHOLE,)), ())
+    routing = RoutingMap(SHOP, Epoch(3), KeyType.BIGINT, (), (), (owner,))
+    database = ObservedDatabase(SHOP, routing, None, (stopped,))
+    assert of_database(database) == Readiness("False", "deleted, its data kept")
+
+
 def test_a_database_without_a_map_is_not_ready() -> None:
     database = ObservedDatabase(SHOP, None, None, (shard(WELL),))
     assert of_database(database).reason == "no routing map yet"

@@ -55,7 +55,7 @@ def touches(change: Change, scope: ScopeKey) -> bool:
         case MoveKeys():
             return scope in (change.source_scope, change.target_scope)
         case DeleteDatabase():
-            return scope in change.shards
+            return scope in [leaver.scope for leaver in change.shards]
         case _:
             return getattr(change, "scope", None) == scope
 

@@ -107,6 +107,13 @@ def test_a_daemon_reports_drift_or_corrects_it_as_the_spec_says(world: World) ->
     assert wait_for(lambda: world.database("shop").get("reason") == "Drifted", "it drifted", 60)
     assert "driftPolicy: report" in world.database("shop")["message"]
     assert _guards(scene, "shop") == 0
+    # Nobody is asked to approve what the daemon will not do, and apply by hand says who leads.
+    refused = scene.call("apply", "-f", "specs", "--yes")
+    assert refused.code == 1
+    told = " ".join(refused.told().split())
+    assert "the daemon leaves drift alone (driftPolicy: report)" in told
+    assert "AP113" in told
+    assert "stop the daemon, then apply" in told
 
     # What is pending is applied all the same, and drift is still left.
     scene.edit("shop", "work_mem: 16MB", "work_mem: 21MB")

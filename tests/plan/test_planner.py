@@ -291,6 +291,15 @@ def test_a_shard_is_destroyed_where_its_database_says_so() -> None:
     assert step.action == DestroyShard(ScopeKey(SHOP.key.namespace, Scope("shop-s0")), 1 << 30)
 
 
+def test_what_is_destroyed_is_called_by_its_name_and_size() -> None:
+    gone = settled(desired(database(deletion=Deletion.DESTROY)))
+
+    found = planned(desired(revision="r2"), gone)
+
+    titles = [by_id(found)[f"shop-{name}/destroy"].text for name in ("s0", "s1")]
+    assert titles == [f"destroy shard {name} and its 1 GiB of data" for name in ("s0", "s1")]
+
+
 class TestTheProof:
     """Simulating a step does to the model what the step does; see also ``test_proof``."""
 
