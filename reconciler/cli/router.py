@@ -9,7 +9,7 @@ import click
 
 from reconciler.cli.lazy import LazyCommand, LazyGroup, command
 from reconciler.cli.session import Session, output_option
-from reconciler.cli.terminal import write
+from reconciler.cli.terminal import tell_line, write
 
 if TYPE_CHECKING:
     from reconciler.router.registration import Registration
@@ -98,11 +98,14 @@ def router() -> None:
 def run(session: Session, /, database: str, **options: object) -> int:
     """Serve until it is stopped.
 
-    SIGTERM lets transactions end first; SIGHUP reads users, certificates and --map again.
+    Clients log in as the database's app role, whose password stands in the home, or as --users
+    says. SIGTERM lets transactions end first; SIGHUP reads users, certificates and --map again.
     """
     from reconciler.router.processes import run_processes
 
-    return run_processes(_config(session.settings(), database, options))
+    config, logins = _config(session.settings(), database, options)
+    tell_line(f"clients of database {config.database.name} log in as {logins}", "dim")
+    return run_processes(config)
 
 
 @command("map")
@@ -228,7 +231,8 @@ def _beside(settings: Settings, name: str, kind: str) -> tuple[Config, Registrat
     return config, Registration(etcd, tls, key, f"{kind}-{host}-{os.getpid()}", host, login)
 
 
-def _config(settings: Settings, name: str, options: dict[str, object]) -> RouterConfig:
+def _config(settings: Settings, name: str, options: dict[str, object]) -> tuple[RouterConfig, str]:
+    """Return the router's configuration, and who may log in, for people."""
     from reconciler.cli.owners import database_key, read_routing
     from reconciler.edges.local.etcd_users import EtcdUser
     from reconciler.model.names import Scope, ScopeKey, app_role
@@ -243,17 +247,19 @@ def _config(settings: Settings, name: str, options: dict[str, object]) -> Router
     platform, database = local_platform(settings), database_key(name)
     role = app_role(database.name)
     file = str(options["users"] or "")
+    first = ScopeKey(database.namespace, routing.owners[0].scope)
+    own = f"{role}, with the password in {platform.credential_file(first, role)}"
+    logins = f"the users of {file}" if file else own
 
     def users() -> dict[str, Verifier]:
         if file:
             return read_users(Path(file))
-        first = ScopeKey(database.namespace, routing.owners[0].scope)
         return {role: read_verifier(platform.credential(first, role).password)}
 
     host, _, port = str(options["listen"]).rpartition(":")
     if not port.isdecimal():
         raise click.BadParameter("write HOST:PORT", param_hint="--listen")
-    return RouterConfig(
+    config = RouterConfig(
         database=database,
         etcd=platform.etcd_endpoints(),
         tls=platform.client_tls(),
@@ -273,3 +279,4 @@ def _config(settings: Settings, name: str, options: dict[str, object]) -> Router
         pools=PoolLimits(backends_max=int(str(options["backends_max"]))),
         sessions=SessionLimits(hold_s=float(str(options["hold_s"]))),
     )
+    return config, logins

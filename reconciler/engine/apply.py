@@ -161,7 +161,7 @@ class Applier:
         if error.problem.startswith(f"held by {actor}, "):
             who = actor.partition(" start ")[0]
             raise DaemonLeads(
-                f"plan {self._outlook.plan.id}",
+                self._outlook.plan.id,
                 f"a daemon leads here ({who}) and applies what its sources say",
                 remedy="commit it, and shardwright reconcile; or stop the daemon, then apply",
             ) from error

@@ -45,7 +45,6 @@ class DaemonLeads(ReconcilerError):
     """
 
     code = "AP113"
-    transient = True
 
 
 class PlanFileBroken(ReconcilerError):

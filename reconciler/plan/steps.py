@@ -58,7 +58,7 @@ def steps_of(change: Change, context: Context) -> Iterator[Ranked]:  # noqa: C90
         case ChangeParameters():
             yield from configure(change, context)
         case RestartPending():
-            yield restart(change.database, change.shard, change.scope, change.parameters)
+            yield restart(change, change.parameters, context)
         case PrepareDatabase():
             yield prepare(change, context)
         case RotatePasswords():

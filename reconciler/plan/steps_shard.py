@@ -11,16 +11,14 @@ from reconciler.diff.changes import (
     ChangeParameters,
     PrepareDatabase,
     ResizeShard,
+    RestartPending,
     RotatePasswords,
     StartMembers,
 )
 from reconciler.model.keyspace import KeySet
 from reconciler.model.names import (
-    DatabaseKey,
     Epoch,
     MemberName,
-    ScopeKey,
-    ShardName,
     member_ordinal,
 )
 from reconciler.model.platform import effective_parameters
@@ -163,7 +161,7 @@ def configure(change: ChangeParameters, context: Context) -> Iterator[Ranked]:
     )
     yield Ranked(step, Rank.CONFIGURE, change.scope)
     if change.restart:
-        yield restart(change.database, change.shard, change.scope, change.restart)
+        yield restart(change, change.restart, context)
 
 
 def _mode(synchronous: bool) -> str:
@@ -171,20 +169,23 @@ def _mode(synchronous: bool) -> str:
 
 
 def restart(
-    database: DatabaseKey, shard: ShardName, scope: ScopeKey, names: tuple[str, ...]
+    change: ChangeParameters | RestartPending, names: tuple[str, ...], context: Context
 ) -> Ranked:
     """Restart a shard for the parameters named."""
+    alone = context.shards[change.database, change.shard].instances == 1
     step = Step(
-        f"{scope}/restart",
-        database,
-        RestartMembers(scope, names),
+        f"{change.scope}/restart",
+        change.database,
+        RestartMembers(change.scope, names),
         (),
         Risk.RESTART,
-        "restart {shard}: standbys first, then a switchover, then the former primary",
+        "restart {shard}, down meanwhile: one instance has no standby to switch over to"
+        if alone
+        else "restart {shard}: standbys first, then a switchover, then the former primary",
         f"{', '.join(names)} {'needs' if len(names) == 1 else 'need'} it",
-        shard,
+        change.shard,
     )
-    return Ranked(step, Rank.RESTART, scope)
+    return Ranked(step, Rank.RESTART, change.scope)
 
 
 def prepare(change: PrepareDatabase, context: Context) -> Ranked:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 from reconciler.model.platform import Credential
 from reconciler.model.routing import RoutingMember, RoutingOwner
+from reconciler.router.authority import Authority
 from reconciler.router.login import open_backend
 from reconciler.router.relay import Backend, Exchange, run
 from reconciler.router.routes import Routes
@@ -49,7 +50,7 @@ class Access:
 
     database: str
     credential_of: Callable[[str], Credential] = field(repr=False)
-    tls: ssl.SSLContext | None = None
+    authority: Authority | None = None
 
 
 class Pool:
@@ -205,12 +206,15 @@ class Pool:
                 raise Refusal("57P03", what, "shardwright get instances")
             await asyncio.sleep(LOOK_AGAIN_S)
 
+    def _tls(self) -> ssl.SSLContext | None:
+        return self._access.authority.context() if self._access.authority else None
+
     async def _try(self, member: RoutingMember, last: str) -> tuple[Backend | None, str]:
         access = self._access
         try:
             credential = access.credential_of(self.scope)
             backend, parameters = await open_backend(
-                member.endpoint, credential, access.database, access.tls, self._limits.connect_s
+                member.endpoint, credential, access.database, self._tls(), self._limits.connect_s
             )
         except (OSError, TimeoutError, Refusal, LoginFailed) as problem:
             text = problem.text if isinstance(problem, Refusal) else str(problem)

@@ -238,9 +238,14 @@ class Routes:
         self.held_total = 0
 
     def replace(self, routing: RoutingMap) -> bool:
-        """Take a map, and wake those who wait; False for one that is older or the same."""
-        known = self.current
-        if known is not None and (routing.epoch < known.epoch or routing == known.routing):
+        """Take a map, and wake those who wait; False for the same.
+
+        One of a lower epoch is taken, too, as by the SDK: what etcd says is the map, also after it
+        was restored from a backup (``sdk.feed`` keeps answers that come late out). A router that
+        stayed with its own would acknowledge an epoch of a history that is gone, so that a move
+        pruned rows which it still reads. What the older map has wrong the shards refuse.
+        """
+        if self.current is not None and routing == self.current.routing:
             return False
         self.current = CompiledMap(routing)
         while self._held:
@@ -250,11 +255,11 @@ class Routes:
         return True
 
     async def newer(self, epoch: int, timeout_s: float) -> bool:
-        """Wait until the map is newer than ``epoch``; False when it is not in time.
+        """Wait until the map is of another epoch; False when it is not in time.
 
         Raises Refusal when too many wait already.
         """
-        if self.current is not None and self.current.epoch > epoch:
+        if self.current is not None and self.current.epoch != epoch:
             return True
         if len(self._held) >= self._held_max:
             raise Refusal("PS001", f"{self._held_max} clients wait for a new routing map already")
@@ -267,7 +272,7 @@ class Routes:
         except TimeoutError:
             if waiter in self._held:
                 self._held.remove(waiter)
-        return self.current is not None and self.current.epoch > epoch
+        return self.current is not None and self.current.epoch != epoch
 
     def get(self) -> CompiledMap:
         """Return the current map. Raises Refusal before there is one."""

@@ -22,6 +22,7 @@ from reconciler.model.platform import Credential, TlsFiles
 from reconciler.model.records import decode_routing
 from reconciler.model.routing import RoutingMap
 from reconciler.router import wire
+from reconciler.router.authority import Authority
 from reconciler.router.client import Client, Reception
 from reconciler.router.dispatch import SessionLimits
 from reconciler.router.pool import Access, PoolLimits, Pools
@@ -30,7 +31,7 @@ from reconciler.router.routes import Routes
 from reconciler.router.scram import Verifier
 from reconciler.router.session import Session
 from reconciler.sdk.config import Config
-from reconciler.sdk.errors import NoMap
+from reconciler.sdk.errors import NoMap, NotOpen
 from reconciler.sdk.feed import MapFeed
 from reconciler.sdk.routes import Routes as Indexed
 
@@ -76,9 +77,8 @@ class RouterProcess:
     def __init__(self, config: RouterConfig, index: int, listener: socket.socket) -> None:
         self._config, self._index, self._listener = config, index, listener
         self.routes = Routes()
-        authority = config.tls.ca if config.tls is not None else None
-        tls = ssl.create_default_context(cafile=authority) if authority else None
-        access = Access(config.database.name, config.credential_of, tls)
+        authority = Authority(config.tls.ca) if config.tls and config.tls.ca else None
+        access = Access(config.database.name, config.credential_of, authority)
         self._pools = Pools(access, self.routes, config.pools)
         self._reception = Reception(
             database=config.database.name,
@@ -136,12 +136,17 @@ class RouterProcess:
             etcd_login=self._config.etcd_login,
         )  # fmt: skip
 
-        def moved(routes: Indexed) -> None:
-            loop.call_soon_threadsafe(self._take, routes.routing)
+        def newest() -> None:
+            # The feed knows which map is the newest; the order of these calls says nothing of it.
+            with contextlib.suppress(NotOpen):
+                self._take(feed.routes.routing)
+
+        def moved(_: Indexed) -> None:
+            loop.call_soon_threadsafe(newest)
 
         feed = MapFeed(config, moved)
         await asyncio.to_thread(feed.start)
-        self._take(feed.routes.routing)
+        newest()
         return feed
 
     def _read_map(self) -> None:

@@ -44,6 +44,8 @@ class KeyRefused(ReconcilerError):
     committed. ``run`` and ``execute`` wait and try again by themselves; who uses ``transaction``
     does it, because a with block cannot run twice. The same refusal meets a statement that writes
     a key other than the one the transaction was opened for: one transaction, one shard.
+
+    In a ``session``, what a procedure committed before it was refused stays committed.
     """
 
     code = "SD104"

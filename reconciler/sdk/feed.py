@@ -1,8 +1,11 @@
 """The routing map as it is now, kept by one thread: read, watch, read again after any gap.
 
 Level, not edge: each turn begins with a read of the whole record, and what the watch adds is only
-speed. A map is replaced by one of a higher revision of the same etcd, or by whatever another etcd
-(one restored from a backup has another cluster id) says; never by an answer that came late.
+speed. A map is replaced by one of a higher revision of the same history, or by whatever another
+history says; never by an answer that came late. Another cluster id is another history, and so is a
+revision that went back: an etcd restored from a backup keeps its id where its members keep their
+addresses. What etcd says is the map, also when its epoch is lower then: nobody could tell how much
+of a history that is gone still holds, and what the older map has wrong the shards refuse.
 """
 
 from __future__ import annotations
@@ -38,6 +41,7 @@ class MapFeed:
         self._changed = threading.Condition()
         self._routes: Routes | None = None
         self._cluster = ""
+        self._histories = 0
         self._trouble: ReconcilerError | None = None
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="shardwright-map", daemon=True)
@@ -85,21 +89,28 @@ class MapFeed:
         """
         if self.routes.epoch != epoch or not self._asking.acquire(blocking=False):
             return
+        history = self._histories
         try:
-            self._take(self._asker.read(self._key))
+            seen = self._asker.read(self._key)
+            if history == self._histories:
+                self._take(seen)
         except EtcdAway:
             return
         finally:
             self._asking.release()
 
     def _keep(self) -> None:
-        pause_s = RETRY_FIRST_S
+        pause_s, revision = RETRY_FIRST_S, 0
         while not self._closed.is_set():
             try:
                 seen = self._watcher.read(self._key)
+                if seen.revision < revision:  # linearizable reads go back in no history
+                    self._histories, self._cluster = self._histories + 1, ""
+                revision = seen.revision
                 self._take(seen)
                 pause_s = RETRY_FIRST_S
                 for later in self._watcher.watch(self._key, seen):
+                    revision = later.revision
                     self._take(later)
             except EtcdAway as problem:
                 self._note_away(problem)

@@ -137,6 +137,12 @@ class Shards:
 
         Again after each refusal of the key. The cursor holds all rows and outlives the loan. Raises
         FenceTimeout and OutcomeUnknown.
+
+        Not for a ``CALL`` or ``DO`` that commits inside: after a refusal it would begin from its
+        start, what it had committed included. Such a one is called once, and says how far it got::
+
+            with shards.session(42) as session:
+                session.execute("CALL …")  # KeyRefused: what it committed before stays
         """
 
         def attempt() -> psycopg.Cursor | KeyRefused:

@@ -291,6 +291,18 @@ def test_a_shard_is_destroyed_where_its_database_says_so() -> None:
     assert step.action == DestroyShard(ScopeKey(SHOP.key.namespace, Scope("shop-s0")), 1 << 30)
 
 
+@pytest.mark.parametrize(
+    ("instances", "said"), [(1, "one instance has no standby"), (2, "then a switchover")]
+)
+def test_a_restart_says_whether_the_shard_is_down_meanwhile(instances: int, said: str) -> None:
+    shards = (shard("s0", "-80", instances), shard("s1", "80-"))
+    wanted = database(*shards, parameters=(("max_connections", "90"),))
+
+    found = plan(wanted, settled(desired(database(*shards))))
+
+    assert said in by_id(found)["shop-s0/restart"].title
+
+
 def test_what_is_destroyed_is_called_by_its_name_and_size() -> None:
     gone = settled(desired(database(deletion=Deletion.DESTROY)))
 

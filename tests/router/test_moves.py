@@ -68,6 +68,28 @@ def test_a_router_that_serves_by_a_file_takes_a_new_map_up_as_its_driver_says(
     assert scene.rows(1, MOVED)
 
 
+def test_what_an_etcd_says_that_was_restored_from_a_backup_is_served_and_acknowledged(
+    router: RunningRouter, scene: Scene
+) -> None:
+    def serves(epoch: int) -> bool:
+        found = scene.store.read(routers_key(scene.map.database, ""))
+        told = {json.loads(item.value)["epoch"] for item in found.values()}
+        return router.process.routes.get().epoch == epoch and told == {epoch}
+
+    with scene.restored():
+        before = scene.map
+        for _ in range(3):
+            scene.publish(scene.routed(*(owner.keys for owner in scene.map.owners)))
+        wait_for(lambda: serves(4), "the maps that will be lost")
+    wait_for(lambda: serves(1), "the map of the backup")
+    scene.map = before
+    scene.cut()
+    wait_for(lambda: serves(2), "the map that follows on it")
+    with router.connect() as client:
+        client.execute(INSERT, [moved_key(), "x"])
+    assert "x" in {ident for _, ident in scene.rows(1, MOVED)}
+
+
 def test_writers_go_on_when_a_cut_backs_out(router: RunningRouter, scene: Scene) -> None:
     with PsycopgWriters(router.options(), [moved_key()]) as book:
         book.await_more()

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import ssl
+from pathlib import Path
 
+from reconciler.router.authority import Authority
 from reconciler.router.pool import Access, Pool, PoolLimits
 from reconciler.router.routes import Routes
+from reconciler.router.wire import Refusal
+from tests.edges.servers import make_certificates
 from tests.sdk.scene import Scene
 
 
-def pool_of(scene: Scene, limits: PoolLimits) -> Pool:
+def pool_of(scene: Scene, limits: PoolLimits, authority: Authority | None = None) -> Pool:
     routes = Routes()
     routes.replace(scene.map)
-    tls = ssl.create_default_context(cafile=scene.tls.ca)
-    access = Access(scene.map.database.name, lambda _: scene.shards[0].app, tls)
+    authority = authority or Authority(scene.tls.ca)
+    access = Access(scene.map.database.name, lambda _: scene.shards[0].app, authority)
     return Pool(scene.map.owners[0].scope, False, access, routes, limits)
 
 
@@ -70,3 +73,29 @@ def test_so_many_are_kept_for_ever_and_closed_ones_make_room(scene: Scene) -> No
         return seen
 
     assert asyncio.run(story()) == [5, 2, 2, 5]
+
+
+def test_a_rotated_authority_is_in_force_at_the_next_session(scene: Scene, tmp_path: Path) -> None:
+    assert scene.shards[0].primary.postgres_tls
+    file = tmp_path / "ca.pem"
+    file.write_bytes(Path(scene.tls.ca).read_bytes())
+    ours, strange = file.read_text(), Path(make_certificates(tmp_path / "strange").ca).read_text()
+    authority = Authority(str(file))
+
+    async def opens() -> bool:
+        pool = pool_of(scene, PoolLimits(find_s=0.1), authority)
+        try:
+            await pool.take()
+        except Refusal as refusal:
+            return "certificate verify failed" not in refusal.text
+        finally:
+            pool.close()
+        return True
+
+    file.write_text(strange)
+    assert not asyncio.run(opens()), "who signed before is believed no more"
+    for unreadable in ("", "-----BEGIN CERTIFICATE-----\nhalf", None):
+        file.write_text(ours)
+        assert asyncio.run(opens())
+        file.unlink() if unreadable is None else file.write_text(unreadable)
+        assert asyncio.run(opens()), "what cannot be read changes nothing"

@@ -37,6 +37,7 @@ class RouterCommand:
     port: int
     process: subprocess.Popen[str]
     password: str
+    talk: Path
 
     def environment(self) -> dict[str, str]:
         return {
@@ -86,15 +87,16 @@ def command() -> Iterator[RouterCommand]:
         apply = ("apply", "-f", str(specs), "--yes", "--quiet")
         subprocess.run(shardwright(home, *apply), check=True)
         words = ("router", "run", "shop", "--listen", "127.0.0.1:0", "--processes", "2")
-        process = subprocess.Popen(
-            shardwright(home, *words), text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+        talk = home.parent / "router.log"
+        with talk.open("w") as log:
+            process = subprocess.Popen(
+                shardwright(home, *words), text=True, stdout=subprocess.PIPE, stderr=log
+            )
         try:
             assert process.stdout is not None
             port = int(re.findall(r":(\d+)$", process.stdout.readline().strip())[0])
             password = LocalPlatform(home).credential(S0, "shop_app").password
-            running = RouterCommand(home, port, process, password)
+            running = RouterCommand(home, port, process, password, talk)
             wait_for(lambda: "1" in running.run("psql", "-Atc", "SELECT 1"), "the router")
             yield running
         finally:
@@ -102,6 +104,15 @@ def command() -> Iterator[RouterCommand]:
             process.wait(60)
             if process.stdout:
                 process.stdout.close()
+
+
+def test_it_says_who_may_log_in_and_where_the_password_is(command: RouterCommand) -> None:
+    first = command.talk.read_text().splitlines()[0]
+    _, _, file = first.partition(
+        "clients of database shop log in as shop_app, with the password in "
+    )
+    assert Path(file).read_text().strip() == command.password
+    assert command.password not in command.talk.read_text()
 
 
 def test_psql_sees_rows_and_refusals(command: RouterCommand) -> None:

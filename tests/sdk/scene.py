@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Any
@@ -77,6 +80,19 @@ class Scene:
 
     def guard(self, index: int, keys: KeySet, epoch: int) -> None:
         self.shards[index].guard(keys, (TABLE, "k"), key_type=self.map.key_type, epoch=epoch)
+
+    @contextmanager
+    def restored(self) -> Iterator[None]:
+        """Let etcd be what it was before the block, as after a restore from a backup."""
+        data, backup = self.etcd.home / "data", self.etcd.home / "backup"
+        self.etcd.stop()
+        shutil.copytree(data, backup)
+        self.etcd.start()
+        yield
+        self.etcd.stop()
+        shutil.rmtree(data)
+        backup.rename(data)
+        self.etcd.start()
 
     def fence(self) -> None:
         """Narrow the source: from here on nobody takes the moved keys."""

@@ -81,6 +81,20 @@ def test_a_watch_that_begins_before_what_etcd_has_forgotten_reads_the_map_anew(
         assert not left
 
 
+def test_what_an_etcd_says_that_was_restored_from_a_backup_is_the_map(scene: Scene) -> None:
+    with Shards(scene.config()) as shards:
+        with scene.restored():
+            wait_for(lambda: shards.epoch == 1, "the map")
+            before = scene.map
+            for _ in range(3):
+                scene.publish(scene.routed(*(owner.keys for owner in scene.map.owners)))
+            wait_for(lambda: shards.epoch == 4, "the maps that will be lost")
+        wait_for(lambda: shards.epoch == 1, "the map of the backup")
+        scene.map = before
+        scene.publish(scene.routed(*(owner.keys for owner in scene.map.owners)))
+        wait_for(lambda: shards.epoch == 2, "the map that follows on it")
+
+
 def test_the_first_map_needs_an_etcd_that_answers(scene: Scene) -> None:
     limits = Limits(start_s=0.5)
     config = scene.config(etcd_endpoints=("https://127.0.0.1:1",), limits=limits)

@@ -10,6 +10,7 @@ import pytest
 
 from reconciler.sdk import (
     AsyncShards,
+    KeyRefused,
     OutcomeUnknown,
     ReadLost,
     Shards,
@@ -200,3 +201,16 @@ def test_async_outcomes_are_told_apart_as_well(scene: Scene, proxy: CuttingProxy
     asyncio.run(main())
     assert proxy.cuts == 3
     assert sorted(ident for _, ident in scene.rows(0)) == ["a", "c"]
+
+
+def test_a_procedure_that_commits_inside_is_called_once_in_a_session(scene: Scene) -> None:
+    with scene.shards[0].connect() as owner:
+        owner.execute(
+            "CREATE PROCEDURE twice(own bigint, other bigint) LANGUAGE plpgsql AS $$ BEGIN"
+            " INSERT INTO entry VALUES (own, 'kept'); COMMIT;"
+            " INSERT INTO entry VALUES (other, 'refused'); END $$"
+        )
+    with Shards(scene.config()) as shards:
+        with pytest.raises(KeyRefused), shards.session(KEY) as session:
+            session.execute("CALL twice(%s, %s)", [KEY, STRANGER])
+        assert scene.rows(0) == [(KEY, "kept")]

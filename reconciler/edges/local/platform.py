@@ -173,6 +173,10 @@ class LocalPlatform:
         with typed_os_errors(self.home.root):
             return self._secrets.read(key, role)
 
+    def credential_file(self, key: ScopeKey, role: str) -> Path:
+        """Return the file of mode 0600 that holds a role's password."""
+        return self._secrets.file(key, role)
+
     def logins(self, key: ScopeKey) -> tuple[Credential, ...]:
         """Return all current logins of a shard's PostgreSQL, sorted by role."""
         with typed_os_errors(self.home.root):

@@ -58,6 +58,10 @@ class SecretsStore:
                 remedy="apply the shard's spec again, or restore the file under the home's secrets",
             ) from None
 
+    def file(self, key: ScopeKey, role: str) -> Path:
+        """Return where the credential in use is kept, for a person to read."""
+        return self._path(key, role)
+
     def ensure(self, key: ScopeKey, role: str) -> Credential:
         """Return the credential in use, generated when there is none."""
         return self._ensure(self._path(key, role), role)
