@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 
 from reconciler.cli.objects import Object
 from reconciler.cli.report import short_revision
+from reconciler.engine.reconcile import NOTHING_TO_DO
 from reconciler.plan.render_report import amount, duration, size
 
 Column = tuple[str, Callable[[Object], str]]
@@ -40,6 +41,11 @@ def _revision(item: Object) -> str:
 def _applied(item: Object) -> str:
     record = item["lastApplied"]
     return f"{ago(record['at'])} ago" if record else NONE
+
+
+def _reason(item: Object) -> str:
+    """Return why it is as it is; that nothing is to be done is no news in a list."""
+    return NONE if item["reason"] in (None, "", NOTHING_TO_DO) else str(item["reason"])
 
 
 def ago(moment: str) -> str:
@@ -110,7 +116,7 @@ COLUMNS: dict[str, tuple[tuple[Column, ...], tuple[Column, ...]]] = {
             ("EPOCH", _text("epoch")),
             ("REVISION", _revision),
             ("APPLIED", _applied),
-            ("REASON", _text("reason")),
+            ("REASON", _reason),
         ),
         (
             ("SIZE", _size),

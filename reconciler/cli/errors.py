@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import click
 
 from reconciler import __version__
-from reconciler.cli.terminal import style_for, tell_line
+from reconciler.cli.terminal import style_for, tell_line, width_of
 from reconciler.model.errors import ProblemsFound, ReconcilerError
 
 if TYPE_CHECKING:
@@ -110,12 +110,24 @@ def tell_error(problem: ReconcilerError) -> None:
     """Write one error: code, place, what, and what to try."""
     paint = style_for(sys.stderr)
     head, *rest = str(problem).splitlines()
-    code, text = head[: len(problem.code)], head[len(problem.code) :]
     if problem.where and problem.subject == problem.where.file:  # it stands there already
-        text = text.replace(f"  {problem.subject}: ", "  ", 1)
+        head = head.replace(f"  {problem.subject}: ", "  ", 1)
+    first, *more = _fitted(head)
+    code, text = first[: len(problem.code)], first[len(problem.code) :]
     tell_line(paint("error", code) + text)
-    for line in rest:
+    for line in (*more, *(part for one in rest for part in _fitted(one))):
         tell_line(line)
+
+
+def _fitted(line: str) -> list[str]:
+    """Return a line in as many as a terminal needs; elsewhere as it is, for programs."""
+    if not sys.stderr.isatty():
+        return [line]
+    from reconciler.plan.render_layout import unpainted, wrapped
+
+    text = line.lstrip(" ")
+    indent = len(line) - len(text)
+    return list(wrapped(text, width_of(sys.stderr), indent, unpainted, "", hang=6 - indent or 5))
 
 
 def _tell_bug(error: Exception, session: Session) -> int:

@@ -37,6 +37,7 @@ class RoundBroken(ReconcilerError):
 
 
 UP_TO_DATE = "UpToDate"
+NOTHING_TO_DO = "nothing to do"
 
 
 class Again(Enum):
@@ -176,7 +177,7 @@ def judge(outlook: Outlook) -> Conclusion | None:
         remedy = "driftPolicy: correct, or stop the daemon and apply"
         text = f"left alone (driftPolicy: report): {'; '.join(outlook.left)}; try: {remedy}"
         return Conclusion(True, False, False, "Drifted", text, Again.ROUTINE)
-    return Conclusion(True, False, False, UP_TO_DATE, "nothing to do", Again.ROUTINE)
+    return Conclusion(True, False, False, UP_TO_DATE, NOTHING_TO_DO, Again.ROUTINE)
 
 
 def rolling(outlook: Outlook) -> Conclusion | None:

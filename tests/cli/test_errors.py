@@ -385,3 +385,14 @@ def test_the_kinds_are_told_on_one_line(call: Caller, words: list[str]) -> None:
     assert "databases (db), shards" in ended.err.splitlines()[0]
     assert len(ended.err.splitlines()) == 2
     assert "\t" not in ended.err
+
+
+def test_an_error_fits_the_terminal_and_is_a_line_elsewhere(call: Caller) -> None:
+    (call.folder / "empty").mkdir()
+    lines = call.on_terminal("validate", "-f", "empty", answers=[]).out.splitlines()
+    assert all(len(line) <= 110 for line in lines), "100 columns, and some escape sequences"
+    told = " ".join(" ".join(lines).split())
+    remedy = "leave another document there, such as a policy"
+    assert remedy in told
+    (line,) = [one for one in call("validate", "-f", "empty").err.splitlines() if "try:" in one]
+    assert line.endswith(remedy)
