@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from reconciler.cli.lazy import command
+from reconciler.cli.report import named_unseen
 from reconciler.cli.session import Session, output_option, session_of
 from reconciler.cli.source import Where, chosen, load, source_options
 from reconciler.cli.terminal import style_for, tell_line, write
@@ -82,7 +83,7 @@ def _tell_rest(outlook: Outlook) -> None:
     difference = outlook.difference
     for refusal in difference.refusals:
         tell_line(f"{refusal.kind.code}  {refusal.subject}: {refusal.problem}", "attention")
-    for unseen in outlook.observed.unseen:
+    for unseen in named_unseen(outlook.observed):
         tell_line(f"unseen: {unseen}", "warn")
     for standstill in difference.standstills:
         tell_line(f"left alone: {standstill.subject}: {standstill.reason}", "warn")

@@ -14,6 +14,7 @@ from reconciler.cli.objects import (
     operation_object,
     shards_of,
 )
+from reconciler.cli.report import named_unseen
 from reconciler.diff.diff import diff
 from reconciler.engine.conditions import conditions_of
 from reconciler.engine.known import Known, read_known
@@ -96,7 +97,7 @@ def look_around(
             "shards": list(shards_of(databases)),
             "instances": list(instances_of(databases)),
         },
-        state.unseen,
+        named_unseen(state),
     )
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from reconciler.model.desired import Place, Revision
-from reconciler.model.observed import ObservedDatabase, Unseen
+from reconciler.model.observed import ObservedDatabase, ObservedState, Unseen
 from reconciler.model.platform import Resources
 from reconciler.model.routing import AppliedRecord, RoutingMap
 from reconciler.plan.render_report import Owners, PlanReport, ShownDatabase, ShownFinding
@@ -26,7 +27,7 @@ def report_of(outlook: Outlook, settings: Settings, saved_as: str = "") -> PlanR
         _databases(outlook),
         last_applied=_last_applied(outlook),
         answered=observed.answered,
-        unseen=observed.unseen,
+        unseen=named_unseen(observed),
         not_applied=_not_applied(outlook),
         findings=tuple(
             ShownFinding(
@@ -39,6 +40,19 @@ def report_of(outlook: Outlook, settings: Settings, saved_as: str = "") -> PlanR
         saved_as=saved_as,
         parallel=settings.parallel,
     )  # fmt: skip
+
+
+def named_unseen(observed: ObservedState) -> tuple[Unseen, ...]:
+    """Return what did not answer, shards by the names that people give them."""
+    names = {
+        str(shard.key): f"{database.key}/{shard.name}"
+        for database in observed.databases
+        for shard in database.shards
+        if shard.name
+    }
+    return tuple(
+        replace(one, subject=names.get(one.subject, one.subject)) for one in observed.unseen
+    )
 
 
 def _not_applied(outlook: Outlook) -> tuple[str, ...]:

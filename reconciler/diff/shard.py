@@ -50,6 +50,11 @@ from reconciler.spec.quantities import size_bytes
 Finding: TypeAlias = Change | Refusal | Standstill | Remark
 
 
+def _silence(unseen: Unseen) -> str:
+    """Return why something of a shard was not seen; whose it is stands beside it."""
+    return f"{unseen.system}: {unseen.reason}"
+
+
 @dataclass(frozen=True, slots=True)
 class Pair:
     """A shard as wanted and as seen, with the keys and epoch that its guards should say.
@@ -102,7 +107,7 @@ def diff_shard(pair: Pair) -> Iterator[Finding]:
         return
     yield from _platform(pair)
     if isinstance(pair.seen.patroni, Unseen):
-        yield pair.standstill(str(pair.seen.patroni))
+        yield pair.standstill(_silence(pair.seen.patroni))
         return
     if pair.seen.patroni.leader is None:
         yield pair.standstill("no primary at the moment; Patroni has to elect one first")
@@ -110,7 +115,7 @@ def diff_shard(pair: Pair) -> Iterator[Finding]:
     yield from _members(pair, pair.seen.patroni)
     yield from _parameters(pair, pair.seen.patroni)
     if isinstance(pair.seen.catalog, Unseen):
-        yield pair.standstill(str(pair.seen.catalog))
+        yield pair.standstill(_silence(pair.seen.catalog))
         return
     yield from _catalog(pair, pair.seen.catalog)
 

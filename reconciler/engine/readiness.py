@@ -99,7 +99,8 @@ def not_serving(state: ObservedState) -> tuple[str, ...]:
         for shard in database.shards:
             answer = of_shard(shard)
             if answer.ready != "True" and not shard.platform.stopped:
-                found.append(f"{shard.key}: {answer.reason}")
+                name = f"{database.key}/{shard.name}" if shard.name else str(shard.key)
+                found.append(f"{name}: {answer.reason}")
     return tuple(found)
 
 

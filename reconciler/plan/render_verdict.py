@@ -84,11 +84,11 @@ def changes_line(report: PlanReport) -> str:
     visible = [step for step in report.plan.steps if step.visible]
     if not visible:
         return book_keeping(report) or "nothing can be done now"
-    parts = [text for count, text in _counts(report, visible) if count]
+    found = [text for count, text in _counts(report, visible) if count]
     destroyed = _destroyed(visible)
     if destroyed:
-        return ", ".join([destroyed, *parts])
-    return ", ".join([*parts, "nothing to destroy"])
+        return ", ".join([destroyed, *found])
+    return ", ".join([*(found or [counted(len(visible), "step")]), "nothing to destroy"])
 
 
 def _counts(report: PlanReport, steps: list[Step]) -> Iterable[tuple[int, str]]:
@@ -150,6 +150,8 @@ def timing(report: PlanReport) -> str:
     if unknown:
         verb = "has" if unknown == 1 else "have"
         rest = f"{counted(unknown, 'step')} {verb} no estimate yet"
+        if seconds < 1:  # what is known of it says nothing of the whole
+            return f"{rest}."
         return f"At least about {duration(seconds)}{rests}; {rest}."
     return f"About {duration(seconds)} in all{rests}."
 

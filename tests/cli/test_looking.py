@@ -18,6 +18,7 @@ from reconciler.cli.get import Kind, kind_and_name
 from reconciler.cli.looking import NotFound, named
 from reconciler.cli.objects import Object, database_object, histogram, move_object, shard_object
 from reconciler.cli.progress import Failures, Lines, bar_width
+from reconciler.cli.report import named_unseen
 from reconciler.cli.table import table
 from reconciler.engine.conditions import Facts, conditions_of
 from reconciler.engine.events import (
@@ -177,7 +178,7 @@ def test_a_name_without_a_kind_is_a_database() -> None:
 
 def test_a_shard_stopped_on_purpose_is_not_waited_for() -> None:
     databases = (ObservedDatabase(SHOP, None, None, (shard(WELL, stopped=True), shard(SILENT))),)
-    assert not_serving(ObservedState(databases)) == ("shop-s0: patroni: silent",)
+    assert not_serving(ObservedState(databases)) == ("shop/s0: patroni: silent",)
 
 
 def test_plain_progress_repeats_a_wait_only_when_it_changes_or_lasts(
@@ -335,3 +336,11 @@ def test_a_file_that_is_no_plan_is_told_in_our_words() -> None:
     with pytest.raises(PlanFileBroken) as told:
         decode_saved(b"apiVersion: x", "x.plan")
     assert "Expecting" not in told.value.problem
+
+
+def test_what_does_not_answer_is_called_by_the_name_that_people_give_it() -> None:
+    silent = Unseen("postgres", "shop-s0", "no answer")
+    etcd = Unseen("etcd", "records", "ET001 silent")
+    database = ObservedDatabase(SHOP, None, None, (shard(WELL),))
+    found = named_unseen(ObservedState((database,), (silent, etcd)))
+    assert [one.subject for one in found] == ["shop/s0", "records"]

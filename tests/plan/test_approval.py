@@ -1,11 +1,13 @@
-"""What of a plan waits for a person, and what is said of it."""
+"""What of a plan waits for a person, and what is said of it and of its steps."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 from reconciler.model.desired import AutoApply, DriftPolicy, Mode
-from reconciler.plan.actions import Plan
+from reconciler.plan.actions import Estimate, Plan
+from reconciler.plan.render_report import PlanReport
+from reconciler.plan.render_verdict import changes_line, timing
 from tests.policy.plans import planned
 from tests.worlds import database, desired, settled, with_shard
 
@@ -44,3 +46,17 @@ def test_book_keeping_is_not_named_beside_what_is_approved() -> None:
     ((_, asked),) = planned(desired(wanted, revision="r2"), before).asked
     assert all("configure" in title for title in asked.titles), asked.titles
     assert len(asked.marks) > len(asked.titles), "what is approved is the whole"
+
+
+def test_a_plan_of_guards_alone_counts_its_steps() -> None:
+    report = PlanReport(_without_guards(DriftPolicy.CORRECT), str)
+    assert changes_line(report) == "1 step, nothing to destroy"
+
+
+def test_milliseconds_that_are_known_of_a_long_plan_are_not_told() -> None:
+    plan = _without_guards(DriftPolicy.CORRECT)
+    (step,) = (step for step in plan.steps if step.visible)
+    for seconds, told in ((0.02, "1 step has no"), (2.0, "At least about 2 s")):
+        known = replace(step, id="known", estimate=Estimate(seconds, "measured"))
+        report = PlanReport(replace(plan, steps=(step, known)), str)
+        assert timing(report).startswith(told)
