@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from reconciler.model.hashing import NotAKey, position_of_key
+from reconciler.model.names import ShardName
 from reconciler.model.routing import RoutingMap, RoutingOwner
 from reconciler.router.keyed import Constant, Tables, Term
 from reconciler.router.literals import Shapes
@@ -66,6 +67,7 @@ class CompiledMap:
         self._starts = [start for start, _, _ in ranges]
         self._ranges = ranges
         self._known: dict[str, int] = {}
+        self._by_name = {owner.shard: index for index, owner in enumerate(routing.owners)}
         self._owners: tuple[dict[bytes, int], dict[bytes, int]] = ({}, {})
         self.scopes = tuple(
             ((str(owner.scope), False), (str(owner.scope), True)) for owner in routing.owners
@@ -119,9 +121,9 @@ class CompiledMap:
 
     def named(self, shard: str) -> int:
         """Return an owner by its shard's name. Raises Refusal."""
-        for index, owner in enumerate(self.routing.owners):
-            if owner.shard == shard:
-                return index
+        index = self._by_name.get(ShardName(shard))
+        if index is not None:
+            return index
         there = ", ".join(owner.shard for owner in self.routing.owners)
         raise Refusal("22023", f"there is no shard {shard}", f"there are: {there}")
 
