@@ -281,13 +281,15 @@ class Refusal:
 class Standstill:
     """Something that is left alone: unseen, suspended, or another source's.
 
-    ``unseen`` tells the first from the others: more may be planned once it answers.
+    ``unseen`` tells the first from the others: more may be planned once it answers. ``held``: a
+    person took it back, and nothing goes on by itself.
     """
 
     database: DatabaseKey
     subject: str
     reason: str
     unseen: bool = False
+    held: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,7 +62,8 @@ def diff_moves(
         named = {change.source_scope: change.source, change.target_scope: change.target}
         unseen = sorted(named[key] for key in sides & dark)
         if hold:
-            yield _waits(change, f"{hold}; {_LET_GO.format(hold.id)}")
+            why = f"{hold}; {_LET_GO.format(hold.id)}"
+            yield Standstill(change.database, _what(change), why, held=True)
         elif other:
             yield _waits(change, f"waits for {_name(other)}")
         elif unseen:

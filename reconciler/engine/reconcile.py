@@ -166,9 +166,11 @@ def judge(outlook: Outlook) -> Conclusion | None:
             message = f"{still.subject}: {still.reason}"
             return Conclusion(None, True, False, "NotSeen", message, Again.SOON)
     if plan.standstills:
-        still = plan.standstills[0]
-        reason = "Suspended" if still.reason.startswith("suspended") else "Waiting"
+        still = min(plan.standstills, key=lambda still: still.held)
         message = f"{still.subject}: {still.reason}"
+        if still.held:
+            return Conclusion(False, False, True, "MoveHeld", message, Again.ROUTINE)
+        reason = "Suspended" if still.reason.startswith("suspended") else "Waiting"
         seen = outlook.observed.database(still.database)
         if seen and seen.suspended:  # by command, not by its spec
             message += f"; try: shardwright resume {still.database}"

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import pytest
 
+from reconciler import spec
+from reconciler.engine.loop import look
+from reconciler.engine.reconcile import judge
 from reconciler.engine.records import hold_key
+from reconciler.engine.saved import SourceRequest
 from reconciler.engine.wishes import moves_under_way
 from reconciler.model.names import DatabaseKey, DatabaseName, Namespace
+from reconciler.wiring import fetch
 from tests.e2e.scene import TWO, Scene, spec_text
 
 pytestmark = pytest.mark.platform
@@ -47,7 +52,12 @@ def test_a_move_that_was_taken_back_waits_for_the_spec_or_for_a_person(scene: Sc
     for _ in range(2):  # the second one began it anew
         assert not scene.apply().failed
         assert _owned(scene) == "-80"
-    (waits,) = scene.look().plan.standstills
+    loaded = spec.read(fetch(SourceRequest(str(scene.specs))))
+    outlook = look(scene.world(), loaded, only=frozenset({DATABASE}))
+    (waits,) = outlook.plan.standstills
+    told = judge(outlook)
+    assert told is not None
+    assert (told.ready, told.stalled, told.reason) == (False, True, "MoveHeld")
     assert f"`shardwright operation retry {move}`" in waits.reason
     assert waits.reason.startswith(f"{move} was taken back by ")
 
