@@ -166,20 +166,25 @@ def judge(outlook: Outlook) -> Conclusion | None:
             message = f"{still.subject}: {still.reason}"
             return Conclusion(None, True, False, "NotSeen", message, Again.SOON)
     if plan.standstills:
-        still = min(plan.standstills, key=lambda still: still.held)
-        message = f"{still.subject}: {still.reason}"
-        if still.held:
-            return Conclusion(False, False, True, "MoveHeld", message, Again.ROUTINE)
-        reason = "Suspended" if still.reason.startswith("suspended") else "Waiting"
-        seen = outlook.observed.database(still.database)
-        if seen and seen.suspended:  # by command, not by its spec
-            message += f"; try: shardwright resume {still.database}"
-        return Conclusion(None, reason == "Waiting", False, reason, message, Again.ROUTINE)
+        return _standing(outlook)
     if outlook.left:
         remedy = "driftPolicy: correct, or stop the daemon and apply"
         text = f"left alone (driftPolicy: report): {'; '.join(outlook.left)}; try: {remedy}"
         return Conclusion(True, False, False, "Drifted", text, Again.ROUTINE)
     return Conclusion(True, False, False, UP_TO_DATE, NOTHING_TO_DO, Again.ROUTINE)
+
+
+def _standing(outlook: Outlook) -> Conclusion:
+    """Say what keeps all that differs from being done; what a person holds back comes last."""
+    still = min(outlook.plan.standstills, key=lambda still: still.held)
+    message = f"{still.subject}: {still.reason}"
+    if still.held:
+        return Conclusion(False, False, True, "MoveHeld", message, Again.ROUTINE)
+    reason = "Suspended" if still.reason.startswith("suspended") else "Waiting"
+    seen = outlook.observed.database(still.database)
+    if seen and seen.suspended:  # by command, not by its spec
+        message += f"; try: shardwright resume {still.database}"
+    return Conclusion(None, reason == "Waiting", False, reason, message, Again.ROUTINE)
 
 
 def rolling(outlook: Outlook) -> Conclusion | None:
