@@ -12,18 +12,22 @@ from typing import Any, cast
 
 import pytest
 
+from reconciler.edges import replication_seed
 from reconciler.edges.local import clone, swap
-from reconciler.edges.local.clone import LocalClones
+from reconciler.edges.local.clone import CloneFailed, LocalClones
 from reconciler.edges.local.platform import LocalPlatform
 from reconciler.edges.local.process_identity import ProcessIdentity, send_signal
-from reconciler.edges.postgres_session import PostgresTimeouts
+from reconciler.edges.postgres_session import LoginRefused, PostgresTimeouts
+from reconciler.edges.postgres_session import Target as Server
 from reconciler.edges.replication import LogicalMover
-from reconciler.edges.replication_ends import open_session, server
+from reconciler.edges.replication_ends import Ends, one_text, open_session, server
 from reconciler.edges.replication_seed import Clones
 from reconciler.engine.events import StepFailed
 from reconciler.engine.wishes import moves_under_way
 from reconciler.engine.world import World
 from reconciler.model.desired import CopyDriver
+from reconciler.model.hashing import position_of_key
+from reconciler.model.names import ScopeKey
 from reconciler.plan.actions import MoveKeyRange
 from tests.e2e.scene import TWO, Scene, spec_text
 from tests.e2e.test_moves import (
@@ -170,12 +174,18 @@ def test_a_copy_whose_server_did_not_end_cleanly_is_made_anew(
 ) -> None:
     """It flushes nothing by itself, so that only a clean end leaves data that can be trusted."""
     taken: list[str] = []
+    flushed: list[bool] = []
     ends = iter([signal.SIGKILL])
 
     class Noting(LocalClones):
         def take(self, *values: Any) -> None:
             taken.append(values[3])
             super().take(*values)
+
+        def close(self, target: ScopeKey, name: str) -> None:
+            super().close(target, name)
+            (log,) = shop.home.glob(f"shards/*/*/*/{name}.clone/log")
+            flushed.append("syncing data to disk ... ok" in log.read_text())
 
     def end(process: ProcessIdentity, number: signal.Signals) -> bool:
         return send_signal(process, next(ends, number))
@@ -188,12 +198,58 @@ def test_a_copy_whose_server_did_not_end_cleanly_is_made_anew(
         ended = shop.apply(replace(world, mover=LogicalMover(clones=clones)))
 
     assert not ended.failed, shop.failures()
-    assert len(taken) == 2
+    assert (len(taken), flushed) == (2, [True])
     assert owned(shop) == {"s0": "-40", "s1": "80-", "s2": "40-80"}
     assert_whole(shop, "mv", ledger)
     others = f"hashint8extended(id, 0) NOT BETWEEN {-(2**62)} AND -1"
     left = told(shop, "s2", f"SELECT count(*) FROM public.customers WHERE {others}")
     assert left == [0]
+    end_window(shop)
+    apply_all(shop)
+    assert leftovers(shop, "mv") == []
+
+
+def test_a_copy_ends_just_before_what_its_stream_begins_with_and_nobody_else_sees_it(
+    shop: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A commit that is written there comes once: with the stream."""
+    world = shop.world()
+    platform = cast(LocalPlatform, world.eyes.platform)
+    key = next(i for i in range(1, 100) if 2**62 <= position_of_key("bigint", str(i)) < 2**63)
+    order = f"FROM public.orders WHERE (customer_id, id) = ({key}, 7000000)"
+    seen: list[object] = []
+
+    def before_a_commit(source: Server) -> str:
+        with open_session(source) as client, open_session(source) as other:
+            client.execute(f"BEGIN; INSERT INTO public.orders VALUES ({key}, 7000000)")
+            position = one_text(other, "SELECT pg_current_wal_insert_lsn()")
+            client.execute("COMMIT")
+        return position
+
+    def look_and_die(ends: Ends, copy: Server, *_: object) -> None:
+        with open_session(copy) as session:
+            seen.append(one_text(session, f"SELECT count(*) {order}"))
+        for login in platform.logins(ends.move.source_scope):
+            if login.role != copy.credential.role:
+                with pytest.raises(LoginRefused), open_session(replace(copy, credential=login)):
+                    pass
+                seen.append("refused")
+        raise Died
+
+    monkeypatch.setattr(replication_seed, "_position", before_a_commit)
+    monkeypatch.setattr(replication_seed, "put_right", look_and_die)
+    retile(shop, *SPLIT)
+    with pytest.raises(Died):
+        shop.apply(replace(world, mover=LogicalMover(clones=LocalClones(platform))))
+    monkeypatch.undo()
+
+    assert seen[0] == "0"
+    assert seen[1:]
+    target = seat_of(shop, "mv-s2").login.key
+    with pytest.raises(CloneFailed, match="its clone is gone"):
+        LocalClones(platform).put_in_place(target, "no_such_clone")
+    apply_all(shop)
+    assert told(shop, "s2", f"SELECT count(*) {order}") == [1]
     end_window(shop)
     apply_all(shop)
     assert leftovers(shop, "mv") == []
