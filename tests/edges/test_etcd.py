@@ -28,6 +28,7 @@ from reconciler.edges.etcd_gateway import (
     StoreUnreachable,
     WriteOutcomeUnknown,
 )
+from reconciler.edges.local.supervisor_etcd import EtcdAccess, LeaseUnreachable, ScopeStore
 from reconciler.model.access import ConflictingWrite, FencedOff, Lease, LeaseHeld
 from reconciler.model.names import FencingToken
 from reconciler.model.platform import TlsFiles
@@ -394,9 +395,12 @@ def test_rotated_certificates_are_in_force_without_a_new_store(
     try:
         store = EtcdStore((server.endpoint,), tls)
         reader = EtcdReader((server.endpoint,), tls, Limits())
+        access = EtcdAccess((server.endpoint,), tls.ca, tls.cert, tls.key)
+        supervisor = ScopeStore(access, "/patroni", "s0", timeout_s=10.0)
         lease = store.acquire("/lease", "test", 600)
         store.write({"/a": (b"1", 0)}, lease)
         assert reader.read("/a").value == b"1"
+        assert supervisor.read().view.leader is None
 
         server.stop()
         shutil.copytree(tmp_path / "tls", tmp_path / "old")
@@ -407,6 +411,9 @@ def test_rotated_certificates_are_in_force_without_a_new_store(
         with pytest.raises(EtcdAway, match="CERTIFICATE_VERIFY_FAILED"):
             reader.read("/a")
         assert reader.read("/a").value == b"2"
+        with pytest.raises(LeaseUnreachable, match="CERTIFICATE_VERIFY_FAILED"):
+            supervisor.read()
+        assert supervisor.read().view.leader is None
         old = TlsFiles(*(str(tmp_path / "old" / Path(f).name) for f in (tls.ca, tls.cert, tls.key)))
         with pytest.raises(StoreCertificateRefused):
             EtcdStore((server.endpoint,), old).read("/a")

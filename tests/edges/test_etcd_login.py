@@ -21,6 +21,7 @@ from reconciler.edges.etcd_gateway import (
     base64_text,
     prefix_end,
 )
+from reconciler.edges.local.supervisor_etcd import EtcdAccess, LeaseUnreachable, ScopeStore
 from reconciler.model.etcd_login import EtcdLogin
 from reconciler.model.platform import TlsFiles
 from reconciler.sdk.config import Limits
@@ -245,3 +246,32 @@ def test_the_sdk_says_which_login_was_refused(users: Users) -> None:
     gone = replace(users.login("reader"), password_file="/nowhere/at/all")
     with pytest.raises(EtcdAway, match="permission denied"):
         users.sdk(gone).read(KEY)
+
+
+def supervisor(users: Users) -> ScopeStore:
+    """What the parent of a member asks etcd with, on the standard library alone."""
+    tls = users.server.tls
+    access = EtcdAccess((users.server.endpoint,), tls.ca, tls.cert, tls.key, users.login("writer"))
+    return ScopeStore(access, "/mine", "s0", timeout_s=10.0)
+
+
+@pytest.mark.parametrize("end", ["restart", "age"])
+def test_a_supervisor_asks_on_when_its_token_died_and_with_a_rotated_password(
+    users: Users, end: str
+) -> None:
+    store = supervisor(users)
+    assert store.read().view.leader is None
+    _end_tokens(users, end)
+    assert store.read().view.leader is None
+    users.ask("/v3/auth/user/changepw", "root", name="writer", password="next")
+    with pytest.raises(LeaseUnreachable, match="authentication failed"):
+        store.read()
+    Path(users.login("writer").password_file).write_text("next\n")
+    assert store.read().view.leader is None
+
+
+def test_a_supervisor_needs_no_login_until_etcd_has_users(etcd: Users) -> None:
+    store = supervisor(etcd)
+    assert store.read().view.leader is None
+    etcd.admit()
+    assert store.read().view.leader is None

@@ -17,6 +17,7 @@ from reconciler.edges import replication_cut
 from reconciler.edges.postgres_session import PostgresUnreachable, StatementRefused
 from reconciler.edges.replication_ends import NotReady, open_session
 from reconciler.edges.replication_guards import read_guards
+from reconciler.edges.replication_ready import LAG_BYTES_MAX
 from reconciler.edges.replication_seal import advance_slot
 from reconciler.model.access import FencedOff
 from reconciler.model.names import Epoch, FencingToken
@@ -97,6 +98,8 @@ def test_a_cut_that_backs_out_leaves_the_guards_as_they_were(
     result = world.mover.cut(world.move, *world.seats, TOKEN, Epoch(20))
 
     assert (result.opened, guards_of(world.source)) == (False, was)
+    with world.source.connect(world.source.app) as never_told:
+        never_told.execute("UPDATE accounts SET balance = balance")
 
 
 def test_a_cut_that_backs_out_takes_the_fence_of_one_that_died_away_too(
@@ -257,6 +260,71 @@ def test_a_cut_whose_sequences_count_alike_does_not_begin(world: MoveWorld) -> N
         connection.execute("ALTER SEQUENCE entries_id_seq MINVALUE 1 NO MAXVALUE RESTART 1")
 
     with pytest.raises(NotReady, match="is not divided"):
+        world.mover.cut(world.move, *world.seats, TOKEN, world.move.epoch)
+
+    assert world.view().fenced == ()
+
+
+def test_a_cut_whose_target_is_far_behind_does_not_begin(world: MoveWorld) -> None:
+    with world.target.connect() as other, world.source.connect() as client:
+        other.execute("BEGIN; LOCK TABLE accounts IN SHARE MODE")
+        client.execute("UPDATE accounts SET note = repeat(md5(random()::text), 3000)")
+        wait_until(lambda: (world.view().forward.lag_bytes or 0) > LAG_BYTES_MAX)
+
+        with pytest.raises(NotReady, match=f"B behind, more than {LAG_BYTES_MAX}"):
+            world.mover.cut(world.move, *world.seats, TOKEN, world.move.epoch)
+
+        other.execute("ROLLBACK")
+    assert world.view().fenced == ()
+
+
+@pytest.mark.parametrize(
+    ("statement", "said"),
+    [
+        ("DELETE FROM shardwright.moved", "the target has no note of it"),
+        ("UPDATE shardwright.moved SET slot = slot || 'x'", "the slot of the copy is gone"),
+    ],
+)
+def test_a_cut_rests_on_the_note_of_its_copy(world: MoveWorld, statement: str, said: str) -> None:
+    with world.target.connect() as connection:
+        connection.execute(statement)
+
+    with pytest.raises(NotReady, match=said):
+        world.mover.cut(world.move, *world.seats, TOKEN, world.move.epoch)
+
+    assert world.view().fenced == ()
+
+
+def test_a_cut_with_a_slot_of_an_earlier_copy_does_not_begin(world: MoveWorld) -> None:
+    """Which of them the target follows is not known."""
+    ends = world.mover._ends(world.move, *world.seats, TOKEN)
+    world.source.rows(f"SELECT pg_create_logical_replication_slot('{ends.new_slot()}', 'pgoutput')")
+
+    with pytest.raises(NotReady, match="the stream does not run"):
+        world.mover.cut(world.move, *world.seats, TOKEN, world.move.epoch)
+
+    assert world.view().fenced == ()
+
+
+def test_a_way_back_that_has_lost_wal_is_none(world: MoveWorld) -> None:
+    lost = f"SELECT FROM pg_replication_slots WHERE slot_name = '{world.move.prefix}_rev'"
+    with world.target.connect() as connection:
+
+        def is_lost() -> bool:
+            connection.execute("SELECT pg_logical_emit_message(true, 'test', 'x')")
+            connection.execute("SELECT pg_switch_wal()")
+            connection.execute("CHECKPOINT")
+            return connection.execute(f"{lost} AND wal_status = 'lost'").fetchone() is not None
+
+        connection.execute("ALTER SYSTEM SET max_slot_wal_keep_size = '1MB'")
+        connection.execute("SELECT pg_reload_conf()")
+        try:
+            wait_until(is_lost)
+        finally:
+            connection.execute("ALTER SYSTEM RESET max_slot_wal_keep_size")
+            connection.execute("SELECT pg_reload_conf()")
+
+    with pytest.raises(NotReady, match="the slot of the way back is gone"):
         world.mover.cut(world.move, *world.seats, TOKEN, world.move.epoch)
 
     assert world.view().fenced == ()

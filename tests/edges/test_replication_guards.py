@@ -4,17 +4,30 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
 
+from reconciler.edges import replication_streams, replication_sweep
 from reconciler.edges.postgres import PostgresSql
 from reconciler.edges.replication import LogicalMover
-from reconciler.edges.replication_ends import Limits, NotReady
+from reconciler.edges.replication_ends import Ends, Limits, NotReady
 from reconciler.edges.replication_guards import change_guards, narrowed, read_guards
-from reconciler.edges.replication_streams import FilterVoid, _refuse_void
+from reconciler.edges.replication_streams import (
+    FilterVoid,
+    _refuse_void,
+    create_subscription,
+    drop_publication,
+    drop_slots,
+    drop_subscription,
+    follow_again,
+    publish_forward,
+    stop_following,
+)
 from reconciler.model.access import FencedOff
 from reconciler.model.errors import ReconcilerError
 from reconciler.model.moves import CopyProgress, Side, Wish
@@ -41,10 +54,12 @@ def pair(home: Path, tls: TlsFiles) -> Iterator[Pair]:
 
 
 @pytest.fixture
-def world(pair: Pair) -> MoveWorld:
+def world(pair: Pair) -> Iterator[MoveWorld]:
     world = make_world(pair)
     load_accounts(world, 300)
-    return world
+    yield world
+    for side in world.seats:  # else their slots are used up
+        world.mover.remove(world.move.id, side, FencingToken(TOKEN + 9))
 
 
 def test_a_row_filter_that_a_schema_voided_is_refused(world: MoveWorld) -> None:
@@ -182,6 +197,87 @@ def test_an_applier_that_hangs_while_it_copies_holds_nothing_once_it_is_supersed
 
     assert hung.is_set()
     assert world.view().copied == ""
+
+
+OBJECTS = """
+SELECT 'publication', pubname, '' FROM pg_publication
+UNION ALL SELECT 'slot', slot_name, active_pid::text FROM pg_replication_slots
+UNION ALL SELECT 'subscription', subname, subenabled::text FROM pg_subscription
+UNION ALL SELECT 'trigger', tgname, tgrelid::regclass::text FROM pg_trigger ORDER BY 1, 2, 3
+"""
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        publish_forward,
+        lambda ends: stop_following(ends.target, ends.forward, ends.token),
+        lambda ends: drop_subscription(ends.target, ends.forward, ends.token),
+        lambda ends: drop_publication(ends.source, ends.forward, ends.token),
+        lambda ends: drop_slots(ends.source, ends.forward, ends.token),
+        lambda ends: drop_slots(ends.target, ends.reverse, ends.token),
+        lambda ends: follow_again(ends.target, ends.source, ends.forward, "none", ends.token),
+        lambda ends: create_subscription(
+            ends.source, ends.target, ends.reverse, ends.reverse, ends, origin="0/1"
+        ),
+    ],
+)
+def test_a_superseded_applier_touches_no_stream(
+    world: MoveWorld, call: Callable[[Ends], None]
+) -> None:
+    world.go(until=lambda act: isinstance(act, acts.Cut))
+    if "follow_again" in call.__code__.co_names:
+        with world.target.connect() as connection:
+            connection.execute(f"ALTER SUBSCRIPTION {world.move.prefix}_fwd DISABLE")
+        wait_for(lambda: not world.view().forward.slot_active, "its worker ended")
+    else:
+        wait_for_streams(world)
+    raise_token(world)
+    was = [shard.rows(OBJECTS) for shard in (world.source, world.target)]
+
+    with pytest.raises(FencedOff):
+        call(world.mover._ends(world.move, *world.seats, TOKEN))
+
+    assert [shard.rows(OBJECTS) for shard in (world.source, world.target)] == was
+
+
+def test_an_applier_superseded_while_it_ends_who_follows_a_slot_drops_none(
+    world: MoveWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.go(until=lambda act: isinstance(act, acts.Cut))
+    ends = world.mover._ends(world.move, *world.seats, TOKEN)
+
+    def superseded(*errors: type[BaseException]) -> Any:
+        raise_token(world)
+        return suppress(*errors)
+
+    monkeypatch.setattr(replication_streams, "suppress", superseded)
+    with pytest.raises(FencedOff):
+        drop_slots(ends.target, ends.reverse, TOKEN)
+
+    assert world.view().reverse.slot
+
+
+@pytest.mark.parametrize(
+    ("after", "left"), [("drop_publication", "trigger"), ("refresh_noted", "note")]
+)
+def test_an_applier_superseded_while_it_sweeps_sweeps_no_further(
+    world: MoveWorld, monkeypatch: pytest.MonkeyPatch, after: str, left: str
+) -> None:
+    world.go(until=lambda act: isinstance(act, acts.Publish))
+    real = getattr(replication_sweep, after)
+
+    def then_superseded(*given: Any) -> None:
+        real(*given)
+        with world.target.connect() as connection:
+            connection.execute("SELECT shardwright.check_fence(%s)", [TOKEN + 1])
+
+    monkeypatch.setattr(replication_sweep, after, then_superseded)
+    with pytest.raises(FencedOff):
+        world.mover.remove(world.move.id, world.seats[1], TOKEN)
+
+    found = [one.what.split()[0] for one in world.mover.sweep(world.seats[1])]
+    assert left in found
 
 
 def raise_token(world: MoveWorld) -> None:

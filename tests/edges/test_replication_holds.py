@@ -10,11 +10,12 @@ from typing import Any
 import psycopg
 import pytest
 
-from reconciler.edges import replication_cut
+from reconciler.edges import replication_cut, replication_holds
 from reconciler.edges.replication_ends import NotReady
 from reconciler.edges.replication_holds import release
 from reconciler.model.access import FencedOff
-from reconciler.model.moves import Stage, Wish
+from reconciler.model.moves import Side, Stage, Wish
+from reconciler.model.names import Epoch
 from reconciler.model.platform import TlsFiles
 from reconciler.workflow import reshard_acts as acts
 from tests.edges.replication_world import (
@@ -252,3 +253,113 @@ def test_a_cut_that_cannot_refuse_stale_clients_opens_nothing(
 
     assert world.view().opened == ()
     assert world.source.rows("SELECT is_called FROM shardwright.epoch") == [(False,)]
+
+
+def ready_to_cut(pair: Pair) -> MoveWorld:
+    world = make_world(pair)
+    load_accounts(world, 20)
+    world.go(until=dies("Cut"))
+    assert world.view().held
+    return world
+
+
+@pytest.mark.parametrize("half", ["slot", "publication"])
+def test_triggers_stay_while_either_half_of_a_stream_is_there(pair: Pair, half: str) -> None:
+    world = ready_to_cut(pair)
+    name = f"{world.move.prefix}_rev"
+    with world.target.connect() as connection:
+        if half == "slot":
+            connection.execute(f"DROP PUBLICATION {name}")
+        else:
+            connection.execute(f"SELECT pg_drop_replication_slot('{name}')")
+
+    with pytest.raises(NotReady, match=f": {half} {name} is still there"):
+        release(world.mover._ends(world.move, *world.seats, TOKEN).target, world.move, TOKEN)
+
+    assert world.view().held
+
+
+def verified(world: MoveWorld) -> str:
+    ((text,),) = world.target.rows("SELECT verified FROM shardwright.moved")
+    return str(text)
+
+
+@pytest.mark.parametrize("state", ["DISABLE", "ENABLE REPLICA"])
+def test_a_trigger_that_does_not_fire_for_clients_is_none_and_is_mended(
+    pair: Pair, state: str
+) -> None:
+    world = ready_to_cut(pair)
+    with world.source.connect() as connection:
+        connection.execute(f'ALTER TABLE accounts {state} TRIGGER "~{world.move.prefix}_truncate"')
+
+    assert not world.view().held
+    world.mover.hold(world.move, *world.seats, TOKEN)
+    assert world.view().held
+    assert refused(world.source, "TRUNCATE accounts CASCADE", "superuser") == "PS006"
+
+
+def test_an_epoch_trigger_of_an_earlier_form_is_replaced(pair: Pair) -> None:
+    """It had its epoch as an argument, which says nothing of what a cut sets."""
+    world = ready_to_cut(pair)
+    with world.source.connect() as connection:
+        connection.execute(
+            'CREATE OR REPLACE TRIGGER "~shardwright_epoch" BEFORE UPDATE ON accounts'
+            " EXECUTE FUNCTION shardwright.reject_stale('7')"
+        )
+
+    assert not world.view().held
+    world.mover.hold(world.move, *world.seats, TOKEN)
+    assert world.view().held
+
+
+def test_a_table_of_the_same_name_elsewhere_is_not_held(pair: Pair) -> None:
+    world = ready_to_cut(pair)
+    with world.source.connect() as connection:
+        connection.execute("CREATE SCHEMA other; CREATE TABLE other.accounts (id bigint)")
+    assert world.view().held
+
+
+def test_what_was_compared_is_forgotten_before_what_was_missing_is_there_again(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An applier that dies in between must not leave both."""
+    world = ready_to_cut(pair)
+    assert verified(world)
+    with world.source.connect() as connection:
+        connection.execute(f'DROP TRIGGER "~{world.move.prefix}_key" ON accounts')
+
+    def die(*_: Any) -> None:
+        raise Stop
+
+    with monkeypatch.context() as patched:
+        patched.setattr(replication_holds, "_make", die)
+        with pytest.raises(Stop):
+            world.mover.hold(world.move, *world.seats, TOKEN)
+    assert verified(world) == ""
+
+
+def test_a_superseded_applier_neither_holds_nor_forgets(pair: Pair) -> None:
+    world = ready_to_cut(pair)
+    was = verified(world)
+    for shard in (world.source, world.target):
+        with shard.connect() as connection:
+            connection.execute("SELECT shardwright.check_fence(%s)", [TOKEN + 1])
+            connection.execute(f'DROP TRIGGER "~{world.move.prefix}_key" ON accounts')
+
+    with pytest.raises(FencedOff):
+        world.mover.hold(world.move, *world.seats, TOKEN)
+
+    assert verified(world) == was
+    assert not world.view().held
+
+
+def test_stale_clients_are_refused_also_where_a_trigger_was_taken_away(pair: Pair) -> None:
+    world = ready_to_cut(pair)
+    with world.source.connect() as connection:
+        connection.execute('DROP TRIGGER "~shardwright_epoch" ON accounts')
+
+    world.mover.refuse_stale(world.move, Side.SOURCE, Epoch(9), *world.seats, TOKEN)
+
+    statement = "DELETE FROM accounts WHERE id = -1"
+    assert [stale(world.source, epoch, statement) for epoch in (8, 9)] == ["PS001", None]
+    assert world.view().source_refuses_below == 9
