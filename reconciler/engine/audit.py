@@ -206,8 +206,12 @@ def decode_trail(lines: Iterable[str], file: str) -> Trail:
         first, *rest = (json.loads(line) for line in lines if line.strip())
         *entries, last = rest
         ends = [(int(e["number"]), str(e["hash"])) for e in (first["anchor"], last["head"])]
-    except (*BROKEN, IndexError) as problem:
-        raise AuditBroken(file, f"is no whole export: {problem}") from None
+    except (*BROKEN, IndexError):
+        raise AuditBroken(
+            file,
+            "is no whole export: its lines are JSON, the first the anchor and the last the head",
+            remedy="export it again: shardwright audit export > FILE",
+        ) from None
     return Trail(tuple(entries), ends[0], ends[1])
 
 

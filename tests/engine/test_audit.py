@@ -151,6 +151,9 @@ def test_half_an_export_is_not_whole(cut: int) -> None:
         verify(decode_trail(lines, "export"))
     with pytest.raises(AuditBroken):
         decode_trail(["[]"], "export")
+    for lines in (["no JSON"], ["{}"], encode_trail(_trail()).splitlines()[:3]):
+        with pytest.raises(AuditBroken, match="is no whole export: its lines are JSON"):
+            decode_trail(lines, "export")
 
 
 def _noted(text: str) -> list[str]:
