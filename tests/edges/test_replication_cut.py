@@ -13,9 +13,9 @@ from typing import Any
 import psycopg
 import pytest
 
-from reconciler.edges import replication_cut
+from reconciler.edges import replication_cut, replication_streams
 from reconciler.edges.postgres_session import PostgresUnreachable, StatementRefused
-from reconciler.edges.replication_ends import NotReady, open_session
+from reconciler.edges.replication_ends import NotReady, open_session, take_over
 from reconciler.edges.replication_guards import read_guards
 from reconciler.edges.replication_ready import LAG_BYTES_MAX
 from reconciler.edges.replication_seal import advance_slot
@@ -359,6 +359,25 @@ def test_an_applier_superseded_while_it_advances_a_slot_leaves_it(world: MoveWor
         advance_slot(connection, ends.reverse, taken_over, TOKEN)
 
     assert world.target.rows(query) == slots
+
+
+def test_an_applier_superseded_just_before_its_slot_is_made_makes_none(
+    world: MoveWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Made late, it would pass for a way back without gaps."""
+    slot = f"{world.move.prefix}_rev"
+    world.target.rows(f"SELECT pg_drop_replication_slot('{slot}')")
+
+    def then_superseded(connection: psycopg.Connection, token: FencingToken) -> None:
+        take_over(connection, token)
+        successor(world.target)
+
+    monkeypatch.setattr(replication_streams, "take_over", then_superseded)
+    with pytest.raises(FencedOff):
+        world.mover.arm(world.move, *world.seats, TOKEN)
+
+    query = f"SELECT slot_name FROM pg_replication_slots WHERE slot_name = '{slot}'"
+    assert world.target.rows(query) == []
 
 
 def test_a_superseded_applier_notes_nothing_beside_a_slot(world: MoveWorld) -> None:
