@@ -12,10 +12,11 @@ import sys
 from pathlib import Path
 
 from reconciler.edges.local import lifecycle
-from tests.e2e.scene import Scene
+from tests.e2e.scene import TWO, Scene
 from tests.local_home import processes_in
 
-_DISK = "600m"
+_DISK = "900m"
+_SMALL, _ROOMY = "200m", "700m"
 
 
 def _fill(disk: Path, left_mib: int) -> None:
@@ -57,15 +58,45 @@ def tell(disk: Path, specs: Path) -> None:
     assert again.code == 0, again.told()
     scene.settle()
     assert scene.sql("disk", "select count(*) from big") == [(90000,)]
+    _move_to_a_small_disk(scene)
+
+
+def _move_to_a_small_disk(scene: Scene) -> None:
+    """Keys go to a shard that is on a disk of its own, once that has room."""
+    small = scene.home / "shards" / "default" / "disk-s1"
+    small.mkdir(parents=True)
+    _mount(small, _SMALL)
+    before = (scene.specs / "disk.yaml").read_text()
+    split = before.replace('{name: s0, keys: ["-"]}', "{}\n    - {}".format(*TWO))
+    scene.write("disk", split.replace("reference: [notes, more, half, lost, big]", "reference: []"))
+
+    short = scene.call("apply", "-f", "specs", "--yes")
+    assert short.code == 1, short.told()
+    assert "MiB of disk left" in short.told(), short.told()
+    planned = scene.call("plan", "-f", "specs")
+    assert "MiB of disk left" in planned.told(), planned.told()
+
+    subprocess.run(["mount", "-o", f"remount,size={_ROOMY}", str(small)], check=True)
+    again = scene.call("apply", "-f", "specs", "--yes")
+    assert again.code == 0, again.told()
+    assert {str(o.keys) for o in scene.routing("disk").owners} == {"-80", "80-"}
+
+
+def _mount(place: Path, size: str) -> None:
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "none", str(place)], check=True)
 
 
 def main(disk: Path, specs: Path) -> None:
     """Mount the small disk, which ends with this program's namespace, and leave nothing running."""
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={_DISK}", "none", str(disk)], check=True)
+    _mount(disk, _DISK)
     try:
         tell(disk, specs)
     finally:
         if (disk / "home").exists():
+            Scene(disk / "home", specs).call("platform", "down")
+            for small in (disk / "home" / "shards").glob("*/*"):  # a mount point cannot be removed
+                if small.is_mount():
+                    subprocess.run(["umount", str(small)], check=True)
             lifecycle.destroy(disk / "home")
         assert processes_in(disk) == {}
 

@@ -8,6 +8,8 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -20,13 +22,14 @@ from reconciler.edges.local.home import (
     delete_home,
     locked,
     open_home,
+    room_of,
 )
 from reconciler.edges.local.launch import NotStarted, launch
 from reconciler.edges.local.member import base_environment
 from reconciler.edges.local.platform import LocalPlatform
 from reconciler.edges.local.ports import PortTaken
 from reconciler.model.errors import ProblemsFound
-from reconciler.model.names import FencingToken
+from reconciler.model.names import FencingToken, Namespace, Scope, ScopeKey
 from tests.local_home import blueprint
 
 
@@ -125,3 +128,24 @@ def test_a_broken_part_keeps_no_other_from_starting_and_all_problems_are_told(
     running = {part.name for part in lifecycle.status(new_home).parts if part.running}
     assert running == {"etcd", "c-0"}
     assert lifecycle.up(new_home).complete
+
+
+def test_the_room_of_a_shard_is_that_of_the_disks_that_its_members_are_on(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A shard's folder, its data or its WAL may be a mount of its own."""
+    free = {"shop-s0-0": 90, "shop-s1-0": 80, "pg_wal": 70}
+
+    def usage(place: Path) -> Any:
+        if not place.exists():
+            raise FileNotFoundError(place)
+        return SimpleNamespace(free=min(free.get(part, 100) for part in place.parts))
+
+    monkeypatch.setattr("reconciler.edges.local.home.shutil.disk_usage", usage)
+    s0, s1 = (ScopeKey(Namespace("default"), Scope(f"shop-{n}")) for n in ("s0", "s1"))
+    assert room_of(home, s0) == 100
+    for key in (s0, s1):
+        (home.shard_dir(key) / f"{key.scope}-0").mkdir(parents=True)
+    assert (room_of(home, s0), room_of(home, s1)) == (90, 80)
+    (home.shard_dir(s1) / "shop-s1-0" / "data" / "pg_wal").mkdir(parents=True)
+    assert (room_of(home, s0), room_of(home, s1)) == (90, 70)

@@ -330,6 +330,20 @@ def typed_os_errors(place: Path) -> Iterator[None]:
         ) from problem
 
 
+def room_of(home: Home, key: ScopeKey) -> int:
+    """Return the bytes of disk that a shard has left: the least of its members' and the home's.
+
+    A member's folder, its data or its WAL may be a mount, or lead to another disk.
+    """
+    with typed_os_errors(home.root):
+        found = [shutil.disk_usage(home.root).free]
+        for member in home.shard_dir(key).glob("*/"):
+            for place in (member, member / "data", member / "data" / "pg_wal"):
+                with contextlib.suppress(FileNotFoundError):  # it is being made, or removed
+                    found.append(shutil.disk_usage(place).free)
+    return min(found)
+
+
 def require_room(home: Home, wanted_bytes: int, purpose: str) -> None:
     """Raise DiskFull unless the home's file system has room for ``purpose``."""
     space = os.statvfs(home.root)

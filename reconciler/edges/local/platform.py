@@ -26,6 +26,7 @@ from reconciler.edges.local.home import (
     open_home,
     read_record,
     require_room,
+    room_of,
     typed_os_errors,
     write_file,
     write_record,
@@ -219,10 +220,9 @@ class LocalPlatform:
         """Return the psql of a major version. Raises PostgresMissing."""
         return str(Path(find_postgres(version).bin_dir) / "psql")
 
-    def free_bytes(self, _: ScopeKey) -> int | None:
-        """Return how much disk a shard has left: all of a home share one."""
-        with typed_os_errors(self.home.root):
-            return shutil.disk_usage(self.home.root).free
+    def free_bytes(self, key: ScopeKey) -> int | None:
+        """Return how much disk a shard has left."""
+        return room_of(self.home, key)
 
     def fence(self, token: FencingToken) -> None:
         """Refuse from now on every holder of a lower token. Raises FencedOff when this is lower."""
