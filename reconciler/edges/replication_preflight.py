@@ -24,7 +24,12 @@ from reconciler.edges.replication_numbers import (
 )
 from reconciler.edges.replication_schema import made_objects, obstacles
 from reconciler.edges.replication_streams import has_identity
-from reconciler.edges.replication_tables import MovedTable, known_tables, new_reference
+from reconciler.edges.replication_tables import (
+    MovedTable,
+    known_tables,
+    new_reference,
+    odd_columns,
+)
 from reconciler.model.desired import CopyDriver
 from reconciler.model.moves import Obstacle, SchemaObject
 
@@ -97,13 +102,14 @@ def _shard(at: Server, seen: dict[str, Any]) -> Iterator[Obstacle]:
     if seen["wal_level"] != "logical":
         cure = "set wal_level = logical (spec.postgres.parameters), which restarts the shard"
         yield Obstacle("", f"{name} runs with wal_level = {seen['wal_level']}", cure)
-    for kind, needed, setting in (
-        ("slots", 1, "max_replication_slots"),
-        ("senders", 2, "max_wal_senders"),
-        ("workers", 1, "max_logical_replication_workers"),
+    unused = "drop those that nobody uses (pg_replication_slots), or "
+    for kind, needed, cure in (
+        ("slots", 1, f"{unused}raise max_replication_slots"),
+        ("senders", 2, "raise max_wal_senders"),
+        ("workers", 1, "raise max_logical_replication_workers"),
     ):
         if seen[f"{kind}_free"] < needed:
-            yield Obstacle("", f"{name} has no {kind} left for replication", f"raise {setting}")
+            yield Obstacle("", f"{name} has no {kind} left for replication", cure)
     if seen["retry_ms"] > RETRY_MS_MAX:
         reason = f"{name} starts replication workers only every {seen['retry_ms']} ms"
         yield Obstacle("", reason, "set wal_retrieve_retry_interval = 500ms")
@@ -225,11 +231,9 @@ def _columns(
         if other is None:
             yield Obstacle(name, f"it is not at {ends.move.target}", cure)
             continue
-        here = {(c.name, c.declared, c.generated) for c in table.columns}
-        there = {(c.name, c.declared, c.generated) for c in other.columns}
-        if here != there:
-            odd = ", ".join(sorted({f"{c} {kind}" for c, kind, _ in here ^ there}))
-            yield Obstacle(name, f"its columns differ between the shards: {odd}", cure)
+        if odd := odd_columns(table, other, (ends.move.source, ends.move.target)):
+            reason = f"its columns differ between the shards: {'; '.join(odd)}"
+            yield Obstacle(name, reason, cure)
 
 
 def _native(ends: Ends, here: psycopg.Connection, seen: dict[str, Any]) -> Iterator[Obstacle]:

@@ -122,6 +122,24 @@ def _bigint(value: int) -> sql.Composable:
     return sql.SQL("{}::pg_catalog.int8").format(sql.Literal(str(value)))
 
 
+def odd_columns(mine: MovedTable, theirs: MovedTable, sides: tuple[str, str]) -> list[str]:
+    """Say how the columns of a table differ between two sides, which are named; [] when equal."""
+    here, there = _declared(mine), _declared(theirs)
+    found = []
+    for column in sorted(here.keys() | there.keys()):
+        one, other = here.get(column), there.get(column)
+        if one is None or other is None:
+            found.append(f"{column} {one or other} is only at {sides[other is not None]}")
+        elif one != other:
+            found.append(f"{column} is {one} at {sides[0]}, {other} at {sides[1]}")
+    return found
+
+
+def _declared(table: MovedTable) -> dict[str, str]:
+    generated = {True: " (generated)", False: ""}
+    return {c.name: f"{c.declared}{generated[c.generated]}" for c in table.columns}
+
+
 def sharded_tables(connection: psycopg.Connection, move: Move) -> tuple[MovedTable, ...]:
     """Return the move's sharded tables as they are here. Raises TableMissing."""
     return _read(connection, move, move.tables)

@@ -34,6 +34,7 @@ from reconciler.edges.replication_ends import (
     run,
     write_beat,
 )
+from reconciler.edges.replication_ready import blockers
 from reconciler.edges.replication_tables import MovedTable, all_tables
 from reconciler.model.moves import Comparison
 
@@ -181,7 +182,7 @@ def _same_rows(ends: Ends, course: _Course, table: MovedTable, crew: _Crew) -> I
         raise NotReady(
             course.writing.subject,
             f"{table.name} was never free of writers, or {course.following.name} level with it,"
-            f" within {ends.limits.hold_ms} ms",
+            f" within {ends.limits.hold_ms} ms; who writes: {blockers(crew.writer, table.name)}",
         )
     try:
         yield

@@ -17,7 +17,12 @@ from reconciler.edges.replication_holds import missing, refused_below, standing
 from reconciler.edges.replication_numbers import Numbers, read_numbers, shared
 from reconciler.edges.replication_ready import LAG
 from reconciler.edges.replication_schema import Schema, differences, read_schema
-from reconciler.edges.replication_tables import MovedTable, known_tables, new_reference
+from reconciler.edges.replication_tables import (
+    MovedTable,
+    known_tables,
+    new_reference,
+    odd_columns,
+)
 from reconciler.model.desired import CopyDriver
 from reconciler.model.errors import ReconcilerError
 from reconciler.model.moves import NO_EPOCH, Move, MoveView, Stage, Stream, Wish
@@ -273,10 +278,11 @@ def _obstacles(move: Move, source: _Sight, target: _Sight) -> tuple[str, ...]:
     ]
     for name, mine in source.tables.items():
         theirs = target.tables.get(name)
-        if theirs is not None and _columns(mine) != _columns(theirs):
-            found.append(f"{name} has other columns at {move.target} than at {move.source}")
-        elif theirs is not None and (odd := set(mine.shape) ^ set(theirs.shape)):
-            told = "; ".join(sorted(odd)[:ODD_MAX])
+        if theirs is not None and (odd := odd_columns(mine, theirs, (move.source, move.target))):
+            told = _some(odd, "columns")
+            found.append(f"{name} has other columns at {move.target} than at {move.source}: {told}")
+        elif theirs is not None and (shapes := set(mine.shape) ^ set(theirs.shape)):
+            told = "; ".join(sorted(shapes)[:ODD_MAX])
             found.append(f"{name} is not the same at {move.source} and {move.target}: {told}")
     if source.schema and target.schema:
         others = differences(source.schema, target.schema, (move.source, move.target))
@@ -286,8 +292,9 @@ def _obstacles(move: Move, source: _Sight, target: _Sight) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _columns(table: MovedTable) -> set[tuple[str, str, bool]]:
-    return {(c.name, c.declared, c.generated) for c in table.columns}
+def _some(found: list[str], what: str) -> str:
+    more = len(found) - ODD_MAX
+    return "; ".join(found[:ODD_MAX] + ([f"{more} more {what}"] if more > 0 else []))
 
 
 def _left(side: _Sight, where: str) -> list[str]:

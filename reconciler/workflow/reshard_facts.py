@@ -165,18 +165,30 @@ def is_broken(view: MoveView) -> bool:
     )
 
 
-def behind(stream: Stream, subscriber: str) -> str:
+def behind(look: Look, stream: Stream, subscriber: str) -> str:
     """Return why a stream is not close enough for a cut; empty when it is."""
     near = stream.lag_bytes is not None and stream.lag_bytes <= LAG_BYTES_MAX
     if stream.apply_errors and not (stream.slot_active and near):
-        times = f"{stream.apply_errors} time{'' if stream.apply_errors == 1 else 's'} so far"
-        return f"the apply worker of {subscriber} fails, {times}: its server's log says why"
+        return _fails(look, stream, subscriber)
     if not stream.slot_active:
         return f"{subscriber} does not follow yet: its slot is not in use"
     if stream.lag_bytes is None or stream.lag_bytes > LAG_BYTES_MAX:
         lag = "by an unknown amount" if stream.lag_bytes is None else f"by {stream.lag_bytes:,} B"
         return f"{subscriber} is behind {lag}; a cut waits for {LAG_BYTES_MAX:,} B or less"
     return ""
+
+
+def _fails(look: Look, stream: Stream, subscriber: str) -> str:
+    """Say that what follows fails, with what is seen of the cause; its server tells no more."""
+    move, seen = look.move, look.view.obstacles
+    times = f"{stream.apply_errors} time{'' if stream.apply_errors == 1 else 's'} so far"
+    why = "; ".join([*seen, f"its server's log says {'more' if seen else 'why'}"])
+    remedy = (
+        f"`shardwright operation finish {move.id}` gives the way back up"
+        if move.stage is Stage.SWITCHED
+        else f"`shardwright operation abort {move.id}` and another apply copy anew"
+    )
+    return f"the apply worker of {subscriber} fails, {times}: {why}; if it stays so, {remedy}"
 
 
 def window_end(move: Move) -> datetime | None:

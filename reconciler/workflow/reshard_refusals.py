@@ -76,16 +76,16 @@ def await_routers(look: Look) -> Decision:
 
 def catch_up(look: Look) -> Decision:
     """A cut before the target is close behind would make writers wait for the rest."""
-    return _wait_for(look.view.forward, str(look.move.target))
+    return _wait_for(look, look.view.forward, str(look.move.target))
 
 
 def catch_up_back(look: Look) -> Decision:
     """As ``catch_up``, with the roles exchanged."""
-    return _wait_for(look.view.reverse, str(look.move.source))
+    return _wait_for(look, look.view.reverse, str(look.move.source))
 
 
-def _wait_for(stream: Stream, subscriber: str) -> Decision:
-    reason = behind(stream, subscriber)
+def _wait_for(look: Look, stream: Stream, subscriber: str) -> Decision:
+    reason = behind(look, stream, subscriber)
     return Wait(reason) if reason else Done()
 
 

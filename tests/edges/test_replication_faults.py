@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ from reconciler.model.moves import CopyProgress, Move, Side, Wish
 from reconciler.model.names import FencingToken
 from reconciler.model.platform import TlsFiles
 from reconciler.workflow import reshard_acts as acts
+from reconciler.workflow.phase import Wait
+from reconciler.workflow.reshard import decide
 from tests.edges.replication_world import (
     Ledger,
     MoveWorld,
@@ -468,7 +471,42 @@ def test_foreign_ddl_is_an_obstacle_before_the_cut(world: MoveWorld) -> None:
     with world.source.connect() as connection:
         connection.execute("ALTER TABLE accounts ADD COLUMN colour text")
 
-    assert world.view().obstacles == ("public.accounts has other columns at s1 than at s0",)
+    assert world.view().obstacles == (
+        "public.accounts has other columns at s1 than at s0: colour text is only at s0",
+    )
+    with world.target.connect() as connection:
+        connection.execute("ALTER TABLE accounts ADD COLUMN colour int")
+    assert world.view().obstacles == (
+        "public.accounts has other columns at s1 than at s0: colour is text at s0, integer at s1",
+    )
+
+
+def test_a_stream_that_foreign_ddl_stops_says_which_and_what_can_be_done(
+    world: MoveWorld,
+) -> None:
+    world.go(until=lambda act: isinstance(act, acts.Verify))
+    with world.source.connect() as connection:
+        connection.execute("ALTER TABLE accounts ADD COLUMN colour text")
+        connection.execute("SET shardwright.epoch = 100")
+        connection.execute("UPDATE accounts SET balance = 1")
+
+    def told() -> str:
+        decision = decide(world.move, world.view(), datetime.now(UTC))
+        return decision.reason if isinstance(decision, Wait) else ""
+
+    wait_until(lambda: "the apply worker of s1 fails" in told())
+    assert "at s0: colour text is only at s0; its server's log says more" in told()
+    assert f"`shardwright operation abort {world.move.id}` and another apply copy anew" in told()
+
+    with world.source.connect() as connection:  # what was written with it still stands in the WAL
+        connection.execute("ALTER TABLE accounts DROP COLUMN colour")
+    with world.target.connect() as connection:
+        connection.execute("ALTER TABLE accounts ADD COLUMN colour text")
+    wait_until(lambda: "fails" not in told())
+    with world.target.connect() as connection:
+        connection.execute("ALTER TABLE accounts DROP COLUMN colour")
+    world.go()
+    world.finish()
 
 
 @pytest.mark.parametrize(

@@ -91,9 +91,11 @@ def test_a_comparison_lets_writers_go_when_a_lock_is_not_free(
     world.go(until=lambda act: isinstance(act, acts.Verify))
     monkeypatch.setattr(replication_verify, "HOLD_ATTEMPTS_MAX", 3)
     with world.source.connect() as connection, connection.transaction():
+        connection.execute("SET application_name = 'the batch'")
         connection.execute("UPDATE accounts SET balance = balance")
 
-        with pytest.raises(NotReady, match=r"public\.accounts was never free of writers"):
+        told = r"public\.accounts was never free of writers.*; who writes: the batch \d+ of "
+        with pytest.raises(NotReady, match=told):
             world.mover.verify(world.move, *world.seats, TOKEN)
 
     found = world.mover.verify(world.move, *world.seats, TOKEN)
