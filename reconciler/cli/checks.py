@@ -253,19 +253,23 @@ def _platform(settings: Settings) -> Iterator[Check]:
 
 
 def _orphans(settings: Settings) -> Iterator[Check]:
-    """Say what moves left behind whose record is gone; nothing where nobody can tell."""
+    """Say what moves left behind whose record is gone, and which way back does not go on."""
     from reconciler import wiring
     from reconciler.engine.sweeping import find_orphans
+    from reconciler.engine.ways_back import stuck_ways_back
 
     try:
-        found = find_orphans(wiring.open_reading_world(settings))
+        world = wiring.open_reading_world(settings)
+        found, stuck = find_orphans(world), stuck_ways_back(world)
     except ReconcilerError as error:
         yield Check("moves", "warn", f"{error.code} {error.problem}", error.remedy)
         return
     for one in found:
         fact = f"{one.scope or 'etcd'}: {one.found} is left over: {one.proof}"
         yield Check("moves", "warn", fact, "shardwright operation sweep")
-    if not found:
+    for fact in stuck:
+        yield Check("moves", "warn", fact, "mend what differs, or give the way back up")
+    if not (found or stuck):
         yield Check("moves", "ok", "nothing is left of moves that have ended")
 
 

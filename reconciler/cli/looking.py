@@ -15,8 +15,9 @@ from reconciler.cli.objects import (
     shards_of,
 )
 from reconciler.cli.report import named_unseen
-from reconciler.diff.diff import diff
+from reconciler.diff.changes import Refusal
 from reconciler.engine.conditions import conditions_of
+from reconciler.engine.foresight import observe_and_diff
 from reconciler.engine.known import Known, read_known
 from reconciler.engine.observe import observe
 from reconciler.engine.operations import read_operations
@@ -72,10 +73,14 @@ def look_around(
         return Seen({kind: [operation_object(one, moves) for one in reversed(operations.all)]}, ())
     if kind == "moves":
         return Seen({kind: _moves(world, ended=ended)}, ())
-    state = observe(world.eyes)
+    refusals: tuple[Refusal, ...] = ()
+    if desired is None:
+        state = observe(world.eyes)
+    else:  # what is in the way of a move that they ask for is a refusal as well
+        state, difference = observe_and_diff(world.eyes, world.mover, desired)
+        refusals = difference.refusals
     etcd_silent = any(unseen.system == "etcd" for unseen in state.unseen)
     known = Known() if etcd_silent else _known(world)
-    refusals = diff(desired, state).refusals if desired else ()
     by_spec = {d.key for d in desired.databases if d.suspend} if desired else set()
     suspended = dict.fromkeys(by_spec, "suspended by its spec")
     suspended |= {d.key: d.suspended for d in state.databases if d.suspended}

@@ -65,7 +65,7 @@ def diff_moves(
             why = f"{hold}; {_LET_GO.format(hold.id)}"
             yield Standstill(change.database, _what(change), why, held=True)
         elif other:
-            yield _waits(change, f"waits for {_name(other)}")
+            yield _waits(change, f"waits for {_name(other)}{_how_long(other)}")
         elif unseen:
             why = f"waits until {' and '.join(unseen)} can be looked into"
             yield _waits(change, why, unseen=True)
@@ -245,6 +245,9 @@ def _under_way(
     match move.stage:
         case Stage.BEFORE if twin is not None and move.wish is not Wish.ABORT:
             yield twin
+            if move.wish is Wish.PAUSE:
+                go_on = f"`shardwright operation resume {move.id}` lets it go on"
+                yield Remark(database.key, f"{_name(move)} is paused: {go_on}", place)
         case Stage.BEFORE:
             why = "the spec does not ask for it" if twin is None else _ASKED.format("abort")
             yield EndMove(database.key, move, Wish.ABORT, why, place)
@@ -287,6 +290,17 @@ def _soaking(database: Database, move: Move, looked_at: str) -> EndMove | Remark
         return Remark(database.key, f"{_name(move)} {open_until}", place)
     how = Wish.FINISH if move.cut_compared == EQUAL else Wish.FORWARD
     return EndMove(database.key, move, how, "its rollback window is over", place)
+
+
+def _how_long(move: Move) -> str:
+    """Say what ends a move that only its window keeps from its end."""
+    if move.stage is not Stage.SWITCHED or move.wish is Wish.ROLLBACK:
+        return ""
+    finish = f"`shardwright operation finish {move.id}`"
+    if move.wish is Wish.PAUSE or move.not_comparable:
+        return f", whose way back stays open until {finish}"
+    until = f"{window_end(move):%Y-%m-%d %H:%M} UTC"
+    return f", which can be taken back until {until}; {finish} ends that now"
 
 
 def window_end(move: Move) -> datetime:

@@ -51,7 +51,7 @@ def find_orphans(world: World) -> tuple[Orphan, ...]:
     state = observe(world.eyes)
     found = [
         (scope, leftover)
-        for scope, seat in _seats(world, state)
+        for scope, seat in seats_of(world, state)
         for leftover in world.mover.sweep(seat)
     ]
     known = {move.id for move in moves_under_way(world.eyes.store)}
@@ -65,7 +65,7 @@ def sweep_orphans(world: World) -> tuple[Orphan, ...]:
     lost: list[ReconcilerError] = []
     with kept(store, store.acquire(APPLIER, world.actor, lease_s), lease_s, lost.append) as lease:
         state = observe(world.eyes)
-        seats = dict(_seats(world, state))
+        seats = dict(seats_of(world, state))
         for seat in seats.values():
             world.eyes.postgres.fence(seat.login, seat.primary, seat.database, lease.token)
         orphans = find_orphans(world)
@@ -92,7 +92,7 @@ def _removed(
         yield Orphan(scope, orphan.found, lease.token)
 
 
-def _seats(world: World, state: ObservedState) -> Iterator[tuple[ScopeKey, Seat]]:
+def seats_of(world: World, state: ObservedState) -> Iterator[tuple[ScopeKey, Seat]]:
     """Yield how to reach each shard that was looked into and that our schema is installed in."""
     for database in state.databases:
         for shard in database.shards:

@@ -87,7 +87,24 @@ def test_a_spec_that_is_reverted_by_two_commits_at_once_takes_both_moves_back() 
     # One that is not whole without other keys is no way back: it waits, as any other.
     part = difference(database(*TWO), with_database(seen, moves=(first,)))
     assert not [change for change in part.changes if isinstance(change, EndMove)]
-    assert len(part.standstills) == 1
+    (waits,) = part.standstills
+    assert (
+        "waits for the move of 40-80 from s0 to s1, which can be taken back until" in waits.reason
+    )
+    assert f"`shardwright operation finish {first.id}` ends that now" in waits.reason
+
+
+def test_a_plan_says_that_a_move_is_paused_and_how_it_goes_on() -> None:
+    _, move = _switched(Wish.PAUSE)
+    seen = there(database(*TWO))
+    paused = with_database(seen, moves=(replace(move, stage=Stage.BEFORE),))
+    runs = with_database(seen, moves=(replace(move, stage=Stage.BEFORE, wish=Wish.FORWARD),))
+
+    assert [one.text for one in difference(database(*BORDER), paused).remarks] == [
+        "the move of 40-80 from s0 to s1 is paused: "
+        f"`shardwright operation resume {move.id}` lets it go on"
+    ]
+    assert difference(database(*BORDER), runs).remarks == ()
 
 
 def test_a_plan_says_whether_the_spec_or_a_person_ends_a_move() -> None:

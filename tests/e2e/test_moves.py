@@ -372,6 +372,9 @@ def test_what_would_make_a_move_fail_is_in_the_plan_before_anything_is_started(s
         ),
     ]
     assert refused[0].remedy == "ALTER TABLE … SET LOGGED"
+    told = shop.call("get", "mv", "-f", "specs").told()
+    assert "Stalled=True" in told
+    assert "it is unlogged" in told
     assert {shard.key.scope for shard in shop.seen("mv").shards} == {"mv-s0", "mv-s1"}
 
 
