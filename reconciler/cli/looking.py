@@ -73,12 +73,7 @@ def look_around(
         return Seen({kind: [operation_object(one, moves) for one in reversed(operations.all)]}, ())
     if kind == "moves":
         return Seen({kind: _moves(world, ended=ended)}, ())
-    refusals: tuple[Refusal, ...] = ()
-    if desired is None:
-        state = observe(world.eyes)
-    else:  # what is in the way of a move that they ask for is a refusal as well
-        state, difference = observe_and_diff(world.eyes, world.mover, desired)
-        refusals = difference.refusals
+    state, refusals = observe(world.eyes), _refusals(world, desired)
     etcd_silent = any(unseen.system == "etcd" for unseen in state.unseen)
     known = Known() if etcd_silent else _known(world)
     by_spec = {d.key for d in desired.databases if d.suspend} if desired else set()
@@ -104,6 +99,14 @@ def look_around(
         },
         named_unseen(state),
     )
+
+
+def _refusals(world: World, desired: DesiredState | None) -> tuple[Refusal, ...]:
+    """Return what of the specs is refused, also for what is in the way of a move they ask for."""
+    if desired is None:
+        return ()
+    _, difference = observe_and_diff(world.eyes, world.mover, desired)
+    return difference.refusals
 
 
 def _moves(world: World, *, ended: bool) -> list[Object]:

@@ -9,6 +9,7 @@ from typing import Any
 from reconciler.engine import readiness
 from reconciler.engine.conditions import Condition
 from reconciler.engine.logbook import Logbook
+from reconciler.engine.move_acts import SLOWED
 from reconciler.engine.operations import Operation
 from reconciler.engine.wishes import KnownMove
 from reconciler.model.moves import Stage
@@ -249,7 +250,8 @@ def move_object(known: KnownMove) -> Object:
         "progress": book.copying and {
             "bytesDone": book.copying.bytes_done, "bytesTotal": book.copying.bytes_total,
             "rowsDone": book.copying.rows_done, "bytesPerSecond": book.copying.bytes_per_s,
-            "secondsLeft": book.copying.left_s, "at": book.copying.at,
+            "secondsLeft": book.copying.left_s, "slowed": book.copying.slowed,
+            "at": book.copying.at,
         },
         "acts": [
             {
@@ -262,15 +264,20 @@ def move_object(known: KnownMove) -> Object:
 
 
 def _now(book: Logbook) -> str:
-    """Say what a move does: the copy's progress, the open act, or what it waits for."""
-    copying, line = book.copying, book.open_line
+    """Say what a move does: the copy's progress, the open act, or what it waits for.
+
+    Of an act that failed why, also while it is tried again.
+    """
+    copying, line, failure = book.copying, book.open_line, book.failure
     if book.ended is not None:
         return ""
     if copying is not None and line is not None:
         left = "" if copying.left_s is None else f", about {copying.left_s} s left"
         share = copying.bytes_done / max(copying.bytes_total, 1)
-        speed = rate(copying.bytes_per_s)
+        speed = f"{rate(copying.bytes_per_s)}{SLOWED if copying.slowed else ''}"
         return f"{line.act}: {share:.0%}, {copying.rows_done:,} rows, {speed}{left}"
+    if failure is not None and not book.waiting:
+        return f"{failure.act} {'again' if line else 'failed'}: {failure.error}"
     if line is not None:
         return line.act
     return f"waits: {book.waiting.reason}" if book.waiting else ""

@@ -76,11 +76,11 @@ class _Tally:
     rows: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def add(self, weight: int, rows: int) -> None:
+    def add(self, weight: int, rows: int, *, slowed: bool) -> None:
         with self.lock:
             self.done += weight
             self.rows += rows
-            self.tell(CopyProgress(self.done, self.total, self.rows))
+            self.tell(CopyProgress(self.done, self.total, self.rows, slowed))
 
     def check(self) -> None:
         if self.failed.is_set() or self.stopping():
@@ -292,7 +292,7 @@ def _work(
                 with writer.transaction():
                     share_fence(writer, target, ends.token)
                     rows = _copy_chunk(reader, writer, chunk, ends, tally, throttle)
-                tally.add(chunk.weight, rows)
+                tally.add(chunk.weight, rows, slowed=throttle.slowed)
     except BaseException:
         tally.failed.set()
         raise

@@ -92,6 +92,11 @@ class Throttle:
         if self._thread is not None:
             self._thread.join()
 
+    @property
+    def slowed(self) -> bool:
+        """Whether a pace was too high before."""
+        return self._pace.was_slow
+
     def pace(self, size: int) -> None:
         """Wait until ``size`` more bytes may be copied."""
         with self._lock:

@@ -82,6 +82,7 @@ class Applier:
         self._stop, self._single_use = stop, single_use
         self._telling = threading.Lock()
         self._said: dict[str, list[str]] = {}
+        self._took: dict[str, float] = {}
         self._lost: ReconcilerError | None = None
         self._limits = {d.key: d.rollout for d in outlook.loaded.desired.databases}
         self._roll = Roll(world, outlook)
@@ -308,8 +309,8 @@ class Applier:
                 return f"policy {found.policy}/{found.rule}: {found.text}"
         return ""
 
-    def _perform(self, hands: Hands, step: Step, journal: Journal) -> float:
-        """Run one step in a worker's thread and return its seconds."""
+    def _perform(self, hands: Hands, step: Step, journal: Journal) -> None:
+        """Run one step in a worker's thread, and note its seconds however it ends."""
         start = time.monotonic()
         waits = partial(self._waits, step, journal)
         does = partial(self._waits, step, journal, works=True)
@@ -317,9 +318,11 @@ class Applier:
         turn = self._world.turns.of(
             step, self._world.settings.moves_parallel, hands.clock, waits, self._stop.is_set
         )
-        with turn, noting() as self._said[step.id]:
-            perform(hands, step.action, waits)
-        return time.monotonic() - start
+        try:
+            with turn, noting() as self._said[step.id]:
+                perform(hands, step.action, waits)
+        finally:
+            self._took[step.id] = time.monotonic() - start
 
     def _waits(self, step: Step, journal: Journal, reason: str, *, works: bool = False) -> None:
         """Tell what a step waits for, or does: who watches here, and who looks elsewhere."""
@@ -330,17 +333,17 @@ class Applier:
             journal.waits(step, reason, now, until)
         self._tell(StepWaits(now, step, reason, works))
 
-    def _take(
-        self, future: Future[float], step: Step, progress: Progress, journal: Journal
-    ) -> None:
+    def _take(self, future: Future[None], step: Step, progress: Progress, journal: Journal) -> None:
         """Note how a step ended."""
+        error: ReconcilerError | None = None
         try:
-            seconds, error = future.result(), None
+            future.result()
         except ReconcilerError as problem:
-            seconds, error = 0.0, problem
+            error = problem
         except Exception as problem:  # the journal must learn of bugs too
-            seconds, error = 0.0, StepBroken(step.id, f"{type(problem).__name__}: {problem}")
+            error = StepBroken(step.id, f"{type(problem).__name__}: {problem}")
             error.__cause__ = problem
+        seconds = self._took.pop(step.id, 0.0)
         try:
             sql = tuple(self._said.pop(step.id, ()))
             journal.outcome(step, seconds, self._now(), error, sql)

@@ -66,7 +66,10 @@ class Waiting:
 
 @dataclass(frozen=True, slots=True)
 class Copying:
-    """How far a copy is, at a time; ``left_s`` at its rate so far, None before there is one."""
+    """How far a copy is, at a time; ``left_s`` at its rate so far, None before there is one.
+
+    ``slowed``: by ``resharding.throttle``.
+    """
 
     bytes_done: int
     bytes_total: int
@@ -74,6 +77,7 @@ class Copying:
     bytes_per_s: int
     left_s: int | None
     at: str
+    slowed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +98,16 @@ class Logbook:
         return last if last and last.state == "begun" else None
 
     @property
+    def failure(self) -> Line | None:
+        """The line of an act that failed, and is tried again now, or will be next."""
+        now = self.open_line
+        closed = self.lines[:-1] if now else self.lines
+        last = closed[-1] if closed else None
+        if last is None or last.state != "failed":
+            return None
+        return last if now is None or now.act == last.act else None
+
+    @property
     def going_on(self) -> Logbook:
         """Return it; of one that ended an empty one, as the same move may begin once more.
 
@@ -109,8 +123,15 @@ class Logbook:
         return replace(self, lines=(*self.lines[:-1], last), copying=None)
 
     def with_intent(self, act: str, at: str) -> Logbook:
-        """Return it with an act begun."""
-        lines = (*self.lines, Line(act, "begun", at))[-LINES_KEPT:]
+        """Return it with an act begun.
+
+        Of one that fails again and again the first and the last failures stay: else they would
+        drive all else out.
+        """
+        before = self.lines
+        if [(x.act, x.state) for x in before[-3:]] == [(act, "failed")] * 3:
+            before = (*before[:-2], before[-1])
+        lines = (*before, Line(act, "begun", at))[-LINES_KEPT:]
         return replace(self, lines=lines, waiting=None, copying=None)
 
 
@@ -124,7 +145,7 @@ def encode_logbook(book: Logbook) -> bytes:
             "copying": copying
             and [
                 copying.bytes_done, copying.bytes_total, copying.rows_done, copying.bytes_per_s,
-                copying.left_s, copying.at,
+                copying.left_s, copying.at, copying.slowed,
             ],
             "ended": json.loads(encode_move(book.ended)) if book.ended else None,
             "endedAt": book.ended_at,
@@ -175,15 +196,29 @@ class Keeper:
     _told: str = ""
     _since: str = ""
     _rate: tuple[float, int] = field(default=(0.0, 0))
+    _act: str = ""
+    failed: tuple[str, int] = ("", 0)
+    """The act that failed last and was not done since, and how many times in a row."""
+    half_cut: ReconcilerError | None = None
+    """What a cut failed with half-way, and below whether it was gone on with."""
+    went_on: bool = False
+
+    def failures(self, act: str) -> int:
+        """Return how many times in a row an act has failed."""
+        return self.failed[1] if self.failed[0] == act else 0
 
     def intent(self, act: str) -> None:
         """Note that an act begins."""
-        self._told = self._since = ""
+        self._act, self._told, self._since = act, "", ""
         self._change(lambda book: book.with_intent(act, self._now()))
         self._rate = (self.clock.monotonic(), 0)
 
     def outcome(self, error: ReconcilerError | None = None, record: Change | None = None) -> None:
         """Note how the act ended, and change the move's record in the same write."""
+        if error:
+            self.failed = (self._act, self.failures(self._act) + 1)
+        elif self.failures(self._act):
+            self.failed = ("", 0)
         state = "failed" if error else "done"
         text = f"{error.code} {error.subject}: {error.problem}" if error else ""
         self._change(lambda book: book.with_outcome(state, self._now(), text), record)
@@ -226,7 +261,9 @@ class Keeper:
         rate = int(progress.bytes_done / seconds)
         left = max(progress.bytes_total - progress.bytes_done, 0) // rate if rate else None
         total = max(progress.bytes_total, progress.bytes_done)
-        return Copying(progress.bytes_done, total, progress.rows_done, rate, left, self._now())
+        return Copying(
+            progress.bytes_done, total, progress.rows_done, rate, left, self._now(), progress.slowed
+        )  # fmt: skip
 
     def close(self, last: Move) -> None:
         """Remove the move's record, with its last state kept here; and the oldest logbooks."""

@@ -54,6 +54,8 @@ from reconciler.workflow.reshard_records import (
     record_stage,
 )
 
+SLOWED = " (slowed: resharding.throttle)"
+"""Told of a copy that goes slower than it could, with what it is that decides so."""
 WISH_EVERY_S = 1.0
 """How often a long act asks whether something else is wished by now."""
 
@@ -236,7 +238,7 @@ def _teller(crew: Crew, keeper: Keeper) -> Callable[[CopyProgress], None]:
         share = now.bytes_done / max(now.bytes_total, 1)
         crew.does(
             f"copying {keeper.move.keys}: {share:.0%}, {now.rows_done:,} rows, "
-            f"{rate(now.bytes_per_s)}{left}"
+            f"{rate(now.bytes_per_s)}{SLOWED if now.slowed else ''}{left}"
         )
         keeper.copies(progress)
 

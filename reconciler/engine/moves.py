@@ -10,7 +10,7 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import replace
 
-from reconciler.engine.logbook import Keeper, read_move
+from reconciler.engine.logbook import CUTS, Keeper, read_move
 from reconciler.engine.move_acts import (
     Asked,
     Crew,
@@ -23,7 +23,7 @@ from reconciler.engine.move_acts import (
 from reconciler.engine.observe import login_of, primary_of
 from reconciler.engine.problems import MovePaused, StoppedByUser, WaitedTooLong
 from reconciler.engine.records import decode_routing, encode_move, moves_key, routing_key
-from reconciler.model.access import Seat
+from reconciler.model.access import FencedOff, Seat
 from reconciler.model.errors import ReconcilerError
 from reconciler.model.moves import Move, Stage, Wish
 from reconciler.model.names import ScopeKey
@@ -31,12 +31,18 @@ from reconciler.model.records import router_epoch, routers_key
 from reconciler.model.routing import RoutingMap
 from reconciler.model.unseen import Unseen
 from reconciler.workflow.phase import Act, Done, Refuse, Wait
-from reconciler.workflow.reshard import BEGINNINGS, decide
+from reconciler.workflow.reshard import BEGINNINGS, Decision, decide
 from reconciler.workflow.reshard_acts import Cut, EndMove, Prune, RollBackCut, Step
+from reconciler.workflow.reshard_facts import Look, Owner, map_owner
 from reconciler.workflow.reshard_records import record_cut, record_lost_cut
+from reconciler.workflow.reshard_refusals import free_writers
 
 POLL_S = 0.2
 """How often a wait looks again."""
+AGAIN_S_MAX = 5.0
+"""How long what fails again and again is left alone before it is tried once more, at most."""
+PATIENT = frozenset(act.__name__ for act in BEGINNINGS if act is not Cut)
+"""The acts, by name, that may rest after a failure: no writer waits for them."""
 WAIT_S_MAX = 3600.0
 """How long a move may wait without being able to do anything."""
 
@@ -62,19 +68,29 @@ def drive(crew: Crew, move: Move) -> None:
     StoppedByUser, and what the edges raise.
     """
     keeper = Keeper(crew.store, crew.lease, crew.clock, move)
-    began, told = crew.clock.monotonic(), ""
+    began, told = crew.clock.monotonic(), ("", keeper.failed)
     while (reason := _turn(crew, keeper, move)) is not None:
         if not reason:
-            began, told = crew.clock.monotonic(), ""
+            began, told = crew.clock.monotonic(), ("", keeper.failed)
             continue
-        if reason != told:
-            told = reason
+        tried = keeper.failed if keeper.failed != told[1] else ("", 0)
+        if (reason, keeper.failed) != told:  # each attempt that failed tells why
+            told = reason, keeper.failed
             crew.wait(reason)
         if crew.stopping():
             raise StoppedByUser(f"move {move.id}", f"stopped while it waited: {reason}")
         waited = crew.clock.monotonic() - began
         if waited >= WAIT_S_MAX:
             raise WaitedTooLong(f"move {move.id}", f"for {waited:.0f} s: {reason}")
+        _rest(crew, *tried)
+
+
+def _rest(crew: Crew, act: str, times: int) -> None:
+    """Sleep before the next look: longer and longer after an act that failed so many times."""
+    rest_s = min(AGAIN_S_MAX, POLL_S * 2 ** min(times, 10)) if act in PATIENT else POLL_S
+    until = crew.clock.monotonic() + rest_s
+    crew.clock.sleep(POLL_S)
+    while crew.clock.monotonic() < until and not crew.stopping():
         crew.clock.sleep(POLL_S)
 
 
@@ -94,6 +110,9 @@ def _turn(crew: Crew, keeper: Keeper, move: Move) -> str | None:
     except (StoppedByUser, MovePaused):
         raise
     except ReconcilerError as error:
+        if _goes_on(keeper, error):
+            crew.does(f"the cut failed ({error.code}: {error.problem}); what it left is looked at")
+            return ""
         if not error.transient:
             raise
         if crew.stopping():
@@ -101,9 +120,42 @@ def _turn(crew: Crew, keeper: Keeper, move: Move) -> str | None:
         return f"{error.code} {error.subject}: {error.problem}"
 
 
+def _goes_on(keeper: Keeper, error: ReconcilerError) -> bool:
+    """Whether a cut failed half-way, once: then a look tells whether it was past going back.
+
+    Its keys may be served by nobody, so that must not be left to the next apply.
+    """
+    passes = error.transient or error.nothing_changed or isinstance(error, FencedOff)
+    if passes or keeper.half_cut or keeper.failed[0] not in CUTS:
+        return False
+    keeper.half_cut = error
+    return True
+
+
+def _after_half_cut(keeper: Keeper, look: Look, decision: Decision) -> Decision:
+    """Return what comes next: on from the commit point, else writers are let go, and it is raised.
+
+    A cut is not tried again by itself: what failed was nothing that passes.
+    """
+    error, view = keeper.half_cut, look.view
+    if error is None or keeper.went_on or view.source or view.target:
+        return decision
+    if look.move.stage is Stage.BEFORE:
+        keeper.went_on = bool(view.opened) or map_owner(look) is Owner.TARGET
+    else:
+        keeper.went_on = look.move.stage is Stage.BACK or not look.all_fenced
+    if keeper.went_on:
+        return decision
+    tidies = free_writers(look, Wait(error.problem))
+    if isinstance(tidies, Act):
+        return tidies
+    raise error
+
+
 def _decided(crew: Crew, keeper: Keeper, scene: Scene) -> str | None:
-    move = scene.move
-    match decide(move, scene.view, crew.clock.now()):
+    move, now = scene.move, crew.clock.now()
+    decision = decide(move, scene.view, now)
+    match _after_half_cut(keeper, Look(move, scene.view, now), decision):
         case Done():
             return None
         case Refuse(error):
@@ -114,7 +166,8 @@ def _decided(crew: Crew, keeper: Keeper, scene: Scene) -> str | None:
         case Act(act):
             if type(act) in BEGINNINGS and crew.stopping():
                 raise StoppedByUser(f"move {move.id}", f"stopped before {BEGINNINGS[type(act)]}")
-            crew.does(words_of(act, scene.view))
+            if not keeper.failures(name_of(act)):  # else what is told stays why it failed
+                crew.does(words_of(act, scene.view))
             _do(crew, keeper, scene, act)
             return ""
         case Wait(reason):

@@ -27,7 +27,7 @@ class Progress:
 
     def __init__(self, steps: tuple[Step, ...], blocked: frozenset[str] = frozenset()) -> None:
         """Begin with all steps of a plan open but the ``blocked``, which nobody will do."""
-        self.running: dict[Future[float], Step] = {}
+        self.running: dict[Future[None], Step] = {}
         self.done: list[str] = []
         self.failed: list[str] = []
         self.left: set[str] = set(blocked)

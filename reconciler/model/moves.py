@@ -230,11 +230,15 @@ class MoveView:
 
 @dataclass(frozen=True, slots=True)
 class CopyProgress:
-    """How far a copy is: bytes and rows done and expected, for progress and remaining time."""
+    """How far a copy is: bytes and rows done and expected, for progress and remaining time.
+
+    ``slowed``: the source's commits or a standby made it go slower than it could.
+    """
 
     bytes_done: int
     bytes_total: int
     rows_done: int
+    slowed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -186,7 +186,7 @@ def _fails(look: Look, stream: Stream, subscriber: str) -> str:
     remedy = (
         f"`shardwright operation finish {move.id}` gives the way back up"
         if move.stage is Stage.SWITCHED
-        else f"`shardwright operation abort {move.id}` and another apply copy anew"
+        else f"`shardwright operation abort {move.id}`, then `retry {move.id}`, let it copy anew"
     )
     return f"the apply worker of {subscriber} fails, {times}: {why}; if it stays so, {remedy}"
 

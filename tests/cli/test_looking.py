@@ -274,6 +274,9 @@ def test_a_move_is_listed_with_its_stage_its_window_and_its_last_pause() -> None
     slow = dataclasses.replace(BOOK.copying, bytes_per_s=340_000)  # type: ignore[type-var]
     told = move_object(KnownMove(open_, dataclasses.replace(BOOK, copying=slow)))["now"]
     assert told == "Copy: 25%, 1,000 rows, 340 kB/s, about 3 s left"
+    held = dataclasses.replace(slow, slowed=True)  # type: ignore[type-var]
+    told = move_object(KnownMove(open_, dataclasses.replace(BOOK, copying=held)))["now"]
+    assert told.startswith("Copy: 25%, 1,000 rows, 340 kB/s (slowed: resharding.throttle), about")
     assert histogram(open_.pauses_ms)["50 ms"] == 1
     assert histogram((None, 6000.0)) == {**histogram(()), "more": 1, "unknown": 1}
     assert "in 60 min" in shown["WINDOW ENDS"]

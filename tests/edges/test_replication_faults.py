@@ -496,7 +496,7 @@ def test_a_stream_that_foreign_ddl_stops_says_which_and_what_can_be_done(
 
     wait_until(lambda: "the apply worker of s1 fails" in told())
     assert "at s0: colour text is only at s0; its server's log says more" in told()
-    assert f"`shardwright operation abort {world.move.id}` and another apply copy anew" in told()
+    assert f"`shardwright operation abort {world.move.id}`, then `retry " in told()
 
     with world.source.connect() as connection:  # what was written with it still stands in the WAL
         connection.execute("ALTER TABLE accounts DROP COLUMN colour")

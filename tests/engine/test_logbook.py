@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
+from reconciler.cli.objects import move_object
 from reconciler.engine.logbook import Keeper, read_logbook
+from reconciler.engine.problems import PlanStale
 from reconciler.engine.records import encode_move, moves_key
-from reconciler.engine.wishes import known_moves
+from reconciler.engine.wishes import KnownMove, known_moves
 from reconciler.model.access import Lease, Versioned
 from reconciler.model.moves import Stage
 from reconciler.model.names import FencingToken
@@ -63,3 +65,30 @@ def test_a_move_that_begins_again_after_an_abort_is_under_way_and_has_a_logbook_
     (known,) = known_moves(store)  # type: ignore[arg-type]
     assert known.book.ended is None
     assert [line.act for line in read_logbook(store, MOVE).lines] == ["Copy"]  # type: ignore[arg-type]
+
+
+def test_an_act_that_fails_again_and_again_drives_no_other_line_out_and_says_why() -> None:
+    store = _Kept()
+    keeper = Keeper(store, LEASE, _Noon(), MOVE)  # type: ignore[arg-type]
+    keeper.intent("Publish")
+    keeper.outcome()
+    for number in range(300):
+        keeper.intent("Copy")
+        keeper.outcome(PlanStale("move", f"the disk is full, {number}"))
+    failed = read_logbook(store, MOVE)  # type: ignore[arg-type]
+    assert keeper.failures("Copy") == 300
+    assert [(x.act, x.error.rpartition(" ")[2]) for x in failed.lines] == [
+        ("Publish", ""), ("Copy", "0"), ("Copy", "298"), ("Copy", "299"),
+    ]  # fmt: skip
+    assert _now_of(store).startswith("Copy failed: AP")
+
+    keeper.intent("Copy")
+    assert _now_of(store).endswith("the disk is full, 299")
+    assert _now_of(store).startswith("Copy again: AP")
+    keeper.outcome()
+    assert (keeper.failures("Copy"), _now_of(store)) == (0, "")
+
+
+def _now_of(store: _Kept) -> str:
+    book = read_logbook(store, MOVE)  # type: ignore[arg-type]
+    return str(move_object(KnownMove(MOVE, book))["now"])

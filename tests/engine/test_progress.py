@@ -28,9 +28,9 @@ def _next(progress: Progress, moves_max: int = 9, most: int = 99) -> list[str]:
     return [step.id for step in progress.next(moves_max, {}, most)]
 
 
-def _run(progress: Progress, step: Step) -> Future[float]:
+def _run(progress: Progress, step: Step) -> Future[None]:
     progress.begin(step)
-    future: Future[float] = Future()
+    future: Future[None] = Future()
     progress.running[future] = step
     return future
 
