@@ -66,15 +66,16 @@ def _move_to_a_small_disk(scene: Scene) -> None:
     small = scene.home / "shards" / "default" / "disk-s1"
     small.mkdir(parents=True)
     _mount(small, _SMALL)
-    before = (scene.specs / "disk.yaml").read_text()
-    split = before.replace('{name: s0, keys: ["-"]}', "{}\n    - {}".format(*TWO))
-    scene.write("disk", split.replace("reference: [notes, more, half, lost, big]", "reference: []"))
+    scene.edit("disk", "[notes, more, half, lost, big]", "[big]")  # a move copies what is named
+    scene.applied()
+    scene.edit("disk", '{name: s0, keys: ["-"]}', "{}\n    - {}".format(*TWO))
 
     short = scene.call("apply", "-f", "specs", "--yes")
     assert short.code == 1, short.told()
     assert "MiB of disk left" in short.told(), short.told()
-    planned = scene.call("plan", "-f", "specs")
-    assert "MiB of disk left" in planned.told(), planned.told()
+    stalled = scene.call("get", "disk").told()
+    assert "Stalled=True" in stalled
+    assert "MiB of disk left" in " ".join(stalled.split())
 
     subprocess.run(["mount", "-o", f"remount,size={_ROOMY}", str(small)], check=True)
     again = scene.call("apply", "-f", "specs", "--yes")
