@@ -25,6 +25,7 @@ from reconciler.edges.replication_streams import (
     drop_slots,
     drop_subscription,
     follow_again,
+    is_subscribed,
     publish_forward,
     stop_following,
 )
@@ -256,6 +257,24 @@ def test_an_applier_superseded_while_it_ends_who_follows_a_slot_drops_none(
         drop_slots(ends.target, ends.reverse, TOKEN)
 
     assert world.view().reverse.slot
+
+
+def test_an_applier_superseded_while_it_stops_a_subscription_does_not_drop_it(
+    world: MoveWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its successor may follow again by then, and a drop would take the slot along."""
+    world.go(until=lambda act: isinstance(act, acts.Cut))
+    ends = world.mover._ends(world.move, *world.seats, TOKEN)
+
+    def then_superseded(*given: Any) -> None:
+        stop_following(*given)
+        raise_token(world)
+
+    monkeypatch.setattr(replication_streams, "stop_following", then_superseded)
+    with pytest.raises(FencedOff):
+        drop_subscription(ends.target, ends.forward, TOKEN)
+
+    assert is_subscribed(ends.target, ends.forward)
 
 
 @pytest.mark.parametrize(
