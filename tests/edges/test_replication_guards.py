@@ -288,6 +288,8 @@ def test_an_applier_superseded_while_it_sweeps_sweeps_no_further(
 
     def then_superseded(*given: Any) -> None:
         real(*given)
+        if given[1] == f"{world.move.prefix}_fwd":
+            return  # the other one's comes next
         with world.target.connect() as connection:
             connection.execute("SELECT shardwright.check_fence(%s)", [TOKEN + 1])
 
