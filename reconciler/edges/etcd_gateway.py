@@ -212,7 +212,8 @@ class Gateway:
         payload = json.dumps(body).encode()
         count = len(self.endpoints)
         failure: ReconcilerError = StoreUnreachable(self.subject, "no endpoint is configured")
-        for index in ((self._first + i) % count for i in range(count)):
+        order = [(self._first + i) % count for i in range(count)]  # a silent one changes _first
+        for index in order:
             try:
                 status, text = self._post(self.endpoints[index] + path, payload, token)
             except (http.NewConnectionError, http.ConnectTimeoutError) as error:

@@ -304,8 +304,10 @@ def test_after_a_silent_endpoint_the_next_write_is_sent_to_another(
     ends = (own_etcd.endpoint, etcd.endpoint)
     store = EtcdStore(ends, etcd.tls, EtcdTimeouts(read_s=0.5))
     lease = EtcdStore((etcd.endpoint,), etcd.tls).acquire("/moved-on/lease", "test", 60)
+    reader = EtcdStore(ends, etcd.tls, EtcdTimeouts(read_s=0.5))
     own_etcd.freeze()
     try:
+        assert list(reader.read("/moved-on/")) == ["/moved-on/lease"]
         with pytest.raises(WriteOutcomeUnknown):
             store.write({"/moved-on/a": (b"1", 0)}, lease)
         store.write({"/moved-on/a": (b"2", 0)}, lease)
