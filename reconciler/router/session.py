@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from reconciler.router import wire
 from reconciler.router.answers import PREFIX, Answer, own_answer
@@ -127,7 +127,7 @@ class Session:
             self.client.write(answer.whole())
             self.shards.ready()
             return
-        exchange = Exchange(self.shards, data, retry=True)
+        exchange = Exchange(self.shards, data, retry=_is_whole(reading.statements))
         exchange.reading = reading
         self.shards.send(routing, exchange)
 
@@ -188,7 +188,8 @@ class Session:
         data = unit.data()
         if flush and not opened:  # nothing of it is a transaction's, so a Sync does the same
             data = data[:-5] + b"S\0\0\0\4"
-        exchange = Exchange(self.shards, data, retry=not opened)
+        whole = _is_whole(unit.statements())
+        exchange = Exchange(self.shards, data, retry=whole and not opened)
         exchange.unit, exchange.opened, exchange.unready = unit, opened, flush and not opened
         self.shards.send(routing, exchange)
 
@@ -314,3 +315,8 @@ def _check_alone(reading: Reading) -> None:
             raise Refusal("0A000", "settings of the router go alone, not beside other statements")
         if statement.kind is Kind.LISTEN:
             raise Refusal("0A000", "LISTEN and NOTIFY do not work through the router")
+
+
+def _is_whole(statements: Iterable[Statement]) -> bool:
+    """Whether a refusal undid all of it, so that it may be sent to another shard."""
+    return not any(statement.commits for statement in statements)

@@ -70,6 +70,7 @@ class Statement:
     """One statement of a text.
 
     ``apart`` says why rows from several shards, one after the other, are not its answer.
+    ``commits``: it may commit inside, so that it is never sent twice.
     """
 
     kind: Kind
@@ -78,6 +79,7 @@ class Statement:
     setting: Setting | None = None
     name: str = ""
     apart: str = ""
+    commits: bool = False
 
 
 @dataclass(frozen=True)
@@ -166,7 +168,12 @@ class Reader:
         called = str(body.get("name", ""))
         confined = Confinement(unconfined="the statement", sharded=True)
         return Statement(
-            kind, text, confined if kind is Kind.OTHER else Confinement(), setting, called
+            kind,
+            text,
+            confined if kind is Kind.OTHER else Confinement(),
+            setting,
+            called,
+            commits=name in ("CallStmt", "DoStmt"),
         )
 
     def _data(self, name: str, body: Node, tree: Node, text: str) -> Statement:

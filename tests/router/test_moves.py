@@ -293,3 +293,38 @@ def test_a_read_of_all_shards_that_cannot_be_confined_to_their_keys_is_refused(
                 client.execute(f"/* scatter: {mode} */ {text}".encode())
             assert refused.value.diag.message_hint
         assert client.execute("SELECT 1").fetchone() == (1,)
+
+
+@pytest.mark.parametrize("prepare", [False, True])
+def test_a_procedure_that_commits_inside_is_never_sent_twice(
+    router: RunningRouter, scene: Scene, prepare: bool
+) -> None:
+    """After the refusal it would begin from its start, what it had committed included."""
+    own, told = key_at(0), list[str | None]()
+    for shard in scene.shards:
+        with shard.connect() as owner:
+            owner.execute(
+                "CREATE PROCEDURE twice(own bigint, other bigint) LANGUAGE plpgsql AS $$ BEGIN"
+                " INSERT INTO entry VALUES (own, 'kept'); COMMIT;"
+                " INSERT INTO entry VALUES (other, 'refused'); END $$"
+            )
+
+    def call() -> None:
+        text = f"/* shard_key: {own} */ CALL twice(%s::bigint, %s::bigint)".encode()
+        with router.connect() as client:
+            cursor = client.cursor() if prepare else psycopg.ClientCursor(client)
+            with pytest.raises(psycopg.Error) as refused:
+                cursor.execute(text, [own, moved_key()], prepare=prepare or None)
+        told.append(refused.value.sqlstate)
+
+    scene.fence()
+    calling = threading.Thread(target=call)
+    calling.start()
+    held = wait_for(
+        lambda: not calling.is_alive() or router.process.routes.held_total, "it is answered", 60
+    )
+    scene.open_target()
+    scene.switch()
+    calling.join(60)
+    assert (told, bool(held)) == (["PS001"], True)
+    assert scene.rows(0) == [(own, "kept")]
