@@ -33,7 +33,14 @@ from reconciler.edges.replication_ends import Limits
 from reconciler.model.moves import Side, Wish
 from reconciler.model.names import Epoch
 from reconciler.workflow import reshard_acts as acts
-from tests.bench.yardsticks import Place, copy_files, dump_and_restore, tablesync, timed
+from tests.bench.yardsticks import (
+    Place,
+    copy_files,
+    dump_and_restore,
+    dump_then_restore,
+    tablesync,
+    timed,
+)
 from tests.edges import replication_world
 from tests.edges.replication_world import (
     Ledger,
@@ -187,6 +194,10 @@ def compare_with(
         names = ", ".join(name for name, _ in TABLES[schema])
         connection.execute(f"TRUNCATE {names}".encode())
     yardsticks["pg_restore"] = timed(lambda: dump_and_restore(here, there, pair.source.bin))
+    folder = pair.target.home / "dump"
+    yardsticks["pg_dump"] = timed(
+        lambda: dump_then_restore(here, there, pair.source.bin, folder)
+    )  # fmt: skip
     assert plain.rows("SELECT count(*) FROM orders") == world.source.rows(
         "SELECT count(*) FROM orders"
     )
@@ -205,6 +216,7 @@ YARDSTICKS = {
     "cp": "cp of as many bytes, synced (the floor)",
     "tablesync": "tablesync, one worker, indexes there",
     "pg_restore": "pg_dump | pg_restore of the whole shard",
+    "pg_dump": "pg_dump -Fd -j2, then pg_restore -j2",
 }
 
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import psycopg
 from psycopg import sql
@@ -73,28 +73,44 @@ def tablesync(source: Place, target: Place, filters: Sequence[str]) -> None:
 
 def dump_and_restore(source: Place, target: Place, programs: Path) -> None:
     """Pipe the whole schema public from one to the other."""
-    environment = {**os.environ, "PGPASSWORD": source.superuser.password}
-
-    def call(program: str, place: Place, *more: str) -> list[str]:
-        at = place.endpoint
-        where = [f"--host={at.host}", f"--port={at.postgres_port}"]
-        return [str(programs / program), *where, f"--username={place.superuser.role}", *more]
-
     dump = subprocess.Popen(
-        call("pg_dump", source, "-Fc", "-Z0", "--schema=public", source.database),
+        _at(source, programs / "pg_dump", "-Fc", "-Z0", "--schema=public", source.database),
         stdout=subprocess.PIPE,
-        env=environment,
+        env=_environment(source),
     )
-    subprocess.run(
-        call("pg_restore", target, "--clean", "--if-exists", f"--dbname={target.database}"),
-        stdin=dump.stdout,
-        env={**environment, "PGPASSWORD": target.superuser.password},
-        check=False,
-        stderr=subprocess.DEVNULL,
-    )
+    _restore(target, programs, stdin=dump.stdout)
     assert dump.wait() == 0
     with target.connect() as connection:
         connection.execute("ANALYZE")  # as after a move, and after tablesync
+
+
+def dump_then_restore(source: Place, target: Place, programs: Path, folder: Path) -> None:
+    """Dump the whole schema public into a folder, then restore it, each with two workers."""
+    many = ("-Fd", "-Z0", "--jobs=2", "--schema=public", f"--file={folder}", source.database)
+    dump = _at(source, programs / "pg_dump", *many)
+    subprocess.run(dump, env=_environment(source), check=True)
+    _restore(target, programs, "--jobs=2", str(folder))
+    shutil.rmtree(folder)
+    with target.connect() as connection:
+        connection.execute("ANALYZE")
+
+
+def _restore(target: Place, programs: Path, *more: str, stdin: IO[bytes] | None = None) -> None:
+    options = ("--clean", "--if-exists", f"--dbname={target.database}", *more)
+    restore = _at(target, programs / "pg_restore", *options)
+    subprocess.run(
+        restore, stdin=stdin, env=_environment(target), check=False, stderr=subprocess.DEVNULL
+    )
+
+
+def _at(place: Place, program: Path, *more: str) -> list[str]:
+    at = place.endpoint
+    where = [f"--host={at.host}", f"--port={at.postgres_port}"]
+    return [str(program), *where, f"--username={place.superuser.role}", *more]
+
+
+def _environment(place: Place) -> dict[str, str]:
+    return {**os.environ, "PGPASSWORD": place.superuser.password}
 
 
 def copy_files(folder: Path, size: int) -> float:

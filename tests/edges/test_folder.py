@@ -158,7 +158,8 @@ def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
         read_folder(str(tmp_path))
     assert str(found.value) == (
         f"SO002  {tmp_path}: no specs found: 1 files seen, none ends in .yaml, .yml, .json\n"
-        "      try: name a folder that holds specs, or begin with one"
+        "      try: name a folder that holds specs, or begin with one; if the last database "
+        "is to go, leave another document there, such as a policy"
     )
 
 
