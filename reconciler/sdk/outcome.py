@@ -78,12 +78,20 @@ def in_commit(error: BaseException, connection: AnyConnection, subject: str) -> 
     return refusal(error, connection, subject) or error  # a deferred check failed: rolled back
 
 
-def in_statement(
-    error: BaseException, connection: AnyConnection, subject: str, *, read_only: bool
-) -> BaseException:
-    """Return what to raise for an error of a session without a transaction of ours."""
+def raise_meaning(
+    error: BaseException | None, connection: AnyConnection, subject: str, *, read_only: bool
+) -> None:
+    """Raise what an error of a session without a transaction of ours means, if it means more."""
     if not isinstance(error, psycopg.Error):
-        return error
+        return
+    meaning = _in_statement(error, connection, subject, read_only=read_only)
+    if meaning is not error:
+        raise meaning from error
+
+
+def _in_statement(
+    error: psycopg.Error, connection: AnyConnection, subject: str, *, read_only: bool
+) -> BaseException:
     if not is_lost(connection):
         return refusal(error, connection, subject) or error
     if read_only:

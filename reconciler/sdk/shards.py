@@ -272,12 +272,7 @@ class _Loan:
     ) -> None:
         connection, subject = self._lent.connection, self._pool.subject
         try:
-            if isinstance(error, psycopg.Error):
-                meaning = outcome.in_statement(
-                    error, connection, subject, read_only=self._read_only
-                )
-                if meaning is not error:
-                    raise meaning from error
+            outcome.raise_meaning(error, connection, subject, read_only=self._read_only)
         finally:
             self._pool.give(self._lent)
 
